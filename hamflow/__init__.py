@@ -1,0 +1,70 @@
+"""hamflow: probabilistic generative modelling on Hamiltonian steps."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from hamflow import interop
+from hamflow.energies import (
+    Energy,
+    FunctionEnergy,
+    FunctionHamiltonian,
+    Hamiltonian,
+    MLPPotential,
+    QuadraticKinetic,
+    RidgePotential,
+    SeparableHamiltonian,
+    SumEnergy,
+)
+from hamflow.errors import CheckpointError, FitError, InputError, SolveError
+from hamflow.flow import PhaseFlow, hamiltonian
+from hamflow.models import NHF, Certificate, load
+from hamflow.steps import (
+    BLANES_MOAN4,
+    LEAPFROG,
+    SCHEMES,
+    SYMPLECTIC_EULER,
+    YOSHIDA4,
+    YOSHIDA6,
+    ImplicitMidpoint,
+    Lift,
+    Scheme,
+    Splitting,
+    Step,
+)
+
+try:
+    __version__ = version("hamflow")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "BLANES_MOAN4",
+    "LEAPFROG",
+    "NHF",
+    "SCHEMES",
+    "SYMPLECTIC_EULER",
+    "YOSHIDA4",
+    "YOSHIDA6",
+    "Certificate",
+    "CheckpointError",
+    "Energy",
+    "FitError",
+    "FunctionEnergy",
+    "FunctionHamiltonian",
+    "Hamiltonian",
+    "ImplicitMidpoint",
+    "InputError",
+    "Lift",
+    "MLPPotential",
+    "PhaseFlow",
+    "QuadraticKinetic",
+    "RidgePotential",
+    "Scheme",
+    "SeparableHamiltonian",
+    "SolveError",
+    "Splitting",
+    "Step",
+    "SumEnergy",
+    "hamiltonian",
+    "interop",
+    "load",
+]

@@ -1,0 +1,21 @@
+"""Base densities, encoders and bounds."""
+
+from hamflow.densities.bounds import effective_sample_size, importance_bound, pareto_k, reparameterised_loss
+from hamflow.densities.encoders import FlowEncoder, GaussianEncoder
+from hamflow.densities.mixture import GaussianMixture
+from hamflow.densities.quadrature import Quadrature, integrate_momentum
+from hamflow.densities.warm_start import StartingMixture, choose_mixture
+
+__all__ = [
+    "FlowEncoder",
+    "GaussianEncoder",
+    "GaussianMixture",
+    "Quadrature",
+    "StartingMixture",
+    "choose_mixture",
+    "effective_sample_size",
+    "importance_bound",
+    "integrate_momentum",
+    "pareto_k",
+    "reparameterised_loss",
+]

@@ -1,0 +1,86 @@
+"""Bounds on a log density from importance weights, and how far they can be trusted."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def importance_bound(log_weights: Tensor) -> Tensor:
+    r"""The importance-weighted bound, in expectation a lower bound on log p,
+
+    .. math:: L_K = \log \tfrac1K \sum_{k=1}^K w_k, \qquad
+              \mathbb E\, L_1 \le \mathbb E\, L_K \le \log p.
+
+    Args:
+        log_weights: log w of shape (K, n); K = 1 gives the ELBO's integrand.
+
+    Returns:
+        (n,).
+
+    References:
+        Burda et al. (2016), Importance Weighted Autoencoders, arXiv 1509.00519.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.densities import importance_bound
+        >>> importance_bound(torch.tensor([[1.0], [3.0]]).log()).exp().round().item()
+        2.0
+    """
+    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
+
+
+def reparameterised_loss(log_weights: Tensor, draws: Tensor) -> Tensor:
+    r"""Minus the mean importance-weighted bound, with the doubly reparameterised gradient for the encoder.
+
+    The value is :math:`-\frac1n \sum_i L_K(x_i)`. Its gradient weights the model's part of each particle by the
+    normalised weight :math:`\tilde w_k` and what reaches the encoder through the draw by :math:`\tilde w_k^2`: an
+    unbiased gradient whose signal does not vanish as K grows.
+
+    Args:
+        log_weights: log w of shape (K, n), where the encoder's density was evaluated without a graph to its
+            parameters.
+        draws: the reparameterised draws of shape (K, n, d) from which they were computed.
+
+    Returns:
+        A scalar.
+
+    References:
+        Tucker et al. (2019), Doubly Reparameterized Gradient Estimators, arXiv 1810.04152.
+    """
+    weights = log_weights.detach().softmax(0)
+    if draws.requires_grad:
+        draws.register_hook(lambda gradient: gradient * weights.unsqueeze(-1))
+    surrogate = -(weights * log_weights).sum(0).mean()
+    value = -importance_bound(log_weights.detach()).mean()
+    return value + surrogate - surrogate.detach()
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    r""":math:`1 / \sum_k \tilde w_k^2` of normalised weights, log_weights (K, n) -> (n,), between 1 and K."""
+    return 1 / (log_weights.softmax(0) ** 2).sum(0)
+
+
+def pareto_k(log_weights: Tensor) -> Tensor:
+    """The tail index of the importance weights, log_weights (K, n) -> (n,); above 0.7 they cannot be trusted.
+
+    References:
+        Vehtari et al. (2024), Pareto Smoothed Importance Sampling, arXiv 1507.02646.
+    """
+    columns = log_weights.detach().double().cpu().numpy().T
+    k = _psis(np.ascontiguousarray(columns))
+    return torch.as_tensor(k, dtype=log_weights.dtype)
+
+
+def _psis(log_weights: np.ndarray) -> np.ndarray:
+    # ArviZ moved the function in version 1.
+    try:
+        from arviz_stats.base import array_stats
+    except ImportError:
+        import arviz
+
+        return np.atleast_1d(np.asarray(arviz.psislw(log_weights)[1]))
+    return np.atleast_1d(np.asarray(array_stats.psislw(log_weights, r_eff=1, axis=-1)[1]))

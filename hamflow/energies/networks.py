@@ -1,0 +1,150 @@
+"""Learned energies whose gradient has a closed form, so that a force costs no backward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hamflow.energies.hamiltonian import Energy
+from hamflow.errors import InputError, check_choice, check_positive
+
+
+class _Activation(NamedTuple):
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+def _log_cosh(x: Tensor) -> Tensor:
+    # log cosh x without overflow; the constant keeps its minimum at zero.
+    return functional.softplus(2 * x) - x - math.log(2)
+
+
+_ACTIVATIONS = {
+    "log_cosh": _Activation(_log_cosh, torch.tanh),
+    "softplus": _Activation(functional.softplus, torch.sigmoid),
+    "sine": _Activation(torch.sin, torch.cos),
+}
+
+
+class RidgePotential(Energy):
+    r"""A sum of ridge functions with a closed-form gradient,
+
+    .. math:: V(q) = \sum_k a_k\, \phi(w_k \cdot q + b_k), \qquad
+              \nabla V(q) = W^\top \bigl(a \odot \phi'(W q + b)\bigr).
+
+    The amplitudes start at zero, so a fresh potential exerts no force. With ``layers`` each layer has its own weights
+    (the time-dependent Hamiltonian that densities need); one layer is the autonomous potential that dynamics need.
+
+    Args:
+        dim: d, the number of degrees of freedom.
+        width: the number of ridges.
+        activation: :math:`\phi`, one of ``"log_cosh"``, ``"softplus"``, ``"sine"``.
+        layers, spacing: see :class:`Energy`.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    References:
+        Jin et al. (2020), SympNets, arXiv 2001.03750, where this gradient is called a gradient module.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> V = hf.RidgePotential(3, width=8)
+        >>> V(torch.randn(4, 3)).shape, V.gradient(torch.randn(4, 3)).shape
+        (torch.Size([4]), torch.Size([4, 3]))
+    """
+
+    def __init__(
+        self, dim: int, width: int = 64, *, activation: str = "log_cosh", layers: int = 1, spacing: float = 1.0
+    ) -> None:
+        super().__init__(layers=layers, spacing=spacing)
+        check_positive("dim", dim, integer=True)
+        check_positive("width", width, integer=True)
+        check_choice("activation", activation, tuple(_ACTIVATIONS))
+        self.activation = activation
+        # Ridges cross standardised data at all angles and offsets; 1.5 makes a tanh bend within one standard deviation.
+        direction = functional.normalize(torch.randn(layers, width, dim), dim=-1)
+        self.weight = nn.Parameter(1.5 * direction)
+        self.bias = nn.Parameter(1.5 * torch.randn(layers, width))
+        self.amplitude = nn.Parameter(torch.zeros(layers, width))
+
+    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """The energy, (*batch, d) -> (*batch,)."""
+        k = self.layer(t)
+        phi = _ACTIVATIONS[self.activation].value
+        return phi(functional.linear(x, self.weight[k], self.bias[k])) @ self.amplitude[k]
+
+    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """The gradient, (*batch, d) -> (*batch, d)."""
+        k = self.layer(t)
+        weight = self.weight[k]
+        slope = _ACTIVATIONS[self.activation].slope(functional.linear(x, weight, self.bias[k]))
+        # a scales the small weight matrix rather than the large batch of slopes.
+        return slope @ (self.amplitude[k].unsqueeze(-1) * weight)
+
+
+class MLPPotential(Energy):
+    r"""A multilayer perceptron :math:`V(q) = u^\top \tanh(W_n \cdots \tanh(W_1 q + b_1) \cdots + b_n)`.
+
+    The gradient is written out by the chain rule, :math:`\nabla V = W_1^\top D_1 \cdots W_n^\top D_n u` with
+    :math:`D_i = \operatorname{diag}(1 - h_i^2)`, so training needs no double backward.
+
+    Args:
+        dim: d, the number of inputs.
+        widths: the hidden widths.
+        layers, spacing: see :class:`Energy`.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    References:
+        Greydanus et al. (2019), Hamiltonian Neural Networks, arXiv 1906.01563, for MLP energies.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> V = hf.MLPPotential(2, widths=(16, 16))
+        >>> V.gradient(torch.randn(7, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(
+        self, dim: int, widths: Sequence[int] = (64, 64), *, layers: int = 1, spacing: float = 1.0
+    ) -> None:
+        super().__init__(layers=layers, spacing=spacing)
+        check_positive("dim", dim, integer=True)
+        if not widths:
+            raise InputError("widths is empty, expected at least one hidden width")
+        for width in widths:
+            check_positive("widths", width, integer=True)
+        sizes = [dim, *widths]
+        self.weights = nn.ParameterList(
+            torch.randn(layers, after, before) / math.sqrt(before)
+            for before, after in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.biases = nn.ParameterList(torch.zeros(layers, after) for after in sizes[1:])
+        self.readout = nn.Parameter(torch.randn(layers, sizes[-1]) * (0.1 / math.sqrt(sizes[-1])))
+
+    def _hidden(self, x: Tensor, k: int) -> list[Tensor]:
+        states = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x = torch.tanh(functional.linear(x, weight[k], bias[k]))
+            states.append(x)
+        return states
+
+    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """The energy, (*batch, d) -> (*batch,)."""
+        k = self.layer(t)
+        return self._hidden(x, k)[-1] @ self.readout[k]
+
+    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """The gradient, (*batch, d) -> (*batch, d)."""
+        k = self.layer(t)
+        cotangent = self.readout[k]
+        for state, weight in zip(reversed(self._hidden(x, k)), reversed(list(self.weights)), strict=True):
+            cotangent = ((1 - state**2) * cotangent) @ weight[k]
+        return cotangent

@@ -1,0 +1,78 @@
+"""Quadratic energies: the kinetic energy of a learned mass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hamflow.energies.hamiltonian import Energy
+from hamflow.errors import InputError, check_choice, check_positive
+
+
+class QuadraticKinetic(Energy):
+    r"""The kinetic energy of a constant mass, :math:`T(p) = \tfrac12 p^\top M^{-1} p`.
+
+    The inverse mass is :math:`M^{-1} = \operatorname{diag}(e^{s})`, or :math:`M^{-1} = F F^\top` with F lower triangular
+    and a positive diagonal, so it stays positive definite while it is learned. With ``layers`` each layer has its own.
+
+    Args:
+        dim: d, the number of degrees of freedom.
+        mass: the initial mass, a number or a tensor of shape (d,).
+        structure: ``"diagonal"`` or ``"full"``.
+        learn: whether the mass is a parameter.
+        layers, spacing: see :class:`Energy`.
+
+    Raises:
+        InputError: an argument has the wrong shape or sign.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> T = hf.QuadraticKinetic(2, mass=2.0)
+        >>> T(torch.tensor([2.0, 0.0])).item(), T.gradient(torch.tensor([2.0, 0.0]))[0].item()
+        (1.0, 1.0)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        mass: float | Tensor = 1.0,
+        structure: str = "diagonal",
+        learn: bool = False,
+        layers: int = 1,
+        spacing: float = 1.0,
+    ) -> None:
+        super().__init__(layers=layers, spacing=spacing)
+        check_positive("dim", dim, integer=True)
+        check_choice("structure", structure, ("diagonal", "full"))
+        start = torch.as_tensor(mass, dtype=torch.get_default_dtype())
+        if start.shape not in ((), (dim,)) or not (start > 0).all():
+            raise InputError(f"mass = {mass!r}, expected a positive number or a positive tensor of shape ({dim},)")
+        self.dim = dim
+        self.structure = structure
+        # Half the logarithm of the inverse mass: the logarithm of the diagonal of its factor F.
+        diagonal = (-0.5 * start.log()).expand(layers, dim).clone()
+        self.log_diagonal = nn.Parameter(diagonal, requires_grad=learn)
+        if structure == "full":
+            self.lower = nn.Parameter(torch.zeros(layers, dim, dim), requires_grad=learn)
+
+    def factor(self, t: float = 0.0) -> Tensor:
+        """F of shape (d, d) with inverse mass F F', lower triangular."""
+        k = self.layer(t)
+        diagonal = torch.diag_embed(self.log_diagonal[k].exp())
+        return diagonal if self.structure == "diagonal" else diagonal + self.lower[k].tril(-1)
+
+    def mass(self, t: float = 0.0) -> Tensor:
+        """The mass matrix M of shape (d, d)."""
+        return torch.cholesky_inverse(self.factor(t))
+
+    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """The energy, (*batch, d) -> (*batch,)."""
+        return 0.5 * (x * self.gradient(x, t)).sum(-1)
+
+    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """The velocity M^-1 p, (*batch, d) -> (*batch, d)."""
+        if self.structure == "diagonal":
+            return x * (2 * self.log_diagonal[self.layer(t)]).exp()
+        factor = self.factor(t)
+        return x @ factor @ factor.mT

@@ -1,0 +1,106 @@
+"""The errors that hamflow raises, and the checks that raise them before any work is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class InputError(ValueError):
+    """An argument is not what the function can work with; the message names it, what came and what was expected."""
+
+
+class FitError(RuntimeError):
+    """Training cannot go on, for instance because the loss was not finite again and again."""
+
+
+class CheckpointError(ValueError):
+    """A saved model or a training checkpoint is missing, damaged or of another version."""
+
+
+class SolveError(RuntimeError):
+    """An implicit step did not reach its tolerance; the message says which residual was left."""
+
+
+def check_positive(name: str, value: float, *, integer: bool = False) -> None:
+    """Raise :class:`InputError` unless ``value`` is a positive (whole) number."""
+    kind = "positive integer" if integer else "positive finite number"
+    right_type = isinstance(value, int) if integer else isinstance(value, (int, float))
+    if not right_type or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise InputError(f"{name} = {value!r}, expected a {kind}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise :class:`InputError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise InputError(f"{name} = {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def check_rows(x: Any, name: str = "x", *, dim: int | None = None) -> Tensor:
+    """Return a finite floating table of shape (n, dim) as a tensor, or say what is wrong with it.
+
+    Integers and booleans become float; NumPy arrays, data frames, lists and tensors are taken.
+
+    Raises:
+        InputError: not numeric, not of shape (n, dim), empty, or with NaN or infinite entries.
+    """
+    if not isinstance(x, Tensor):
+        if hasattr(x, "toarray"):
+            raise InputError(f"{name} is a sparse matrix, expected a dense table of shape (n, dim)")
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise InputError(f"{name} is ragged, expected a table of shape (n, dim): {error}") from error
+        if array.dtype == object:
+            try:
+                array = array.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{name} holds entries that are not numbers, expected floats: {error}") from error
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"{name} has dtype {array.dtype}, expected real numbers")
+        x = torch.as_tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+    if x.is_complex():
+        raise InputError(f"{name} has dtype {x.dtype}, expected real numbers")
+    if x.dtype not in (torch.float32, torch.float64):
+        x = x.to(torch.get_default_dtype())
+    expected = f"(n, {dim})" if dim is not None else "(n, dim)"
+    if x.ndim != 2:
+        hint = f"; a single column is {name}.reshape(-1, 1)" if x.ndim == 1 else ""
+        raise InputError(f"{name} has shape {tuple(x.shape)}, expected {expected}{hint}")
+    if dim is not None and x.shape[1] != dim:
+        raise InputError(f"{name} has shape {tuple(x.shape)}, expected {expected}")
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        raise InputError(f"{name} has shape {tuple(x.shape)}, expected at least one row and one column")
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise InputError(
+            f"{name} has {int(bad.sum())} NaN or infinite entries, the first in row {row}, column {column}, "
+            "expected finite numbers"
+        )
+    return x
+
+
+def check_training_table(x: Any, name: str = "x", *, dim: int | None = None) -> Tensor:
+    """Return a table that a density can be fitted to: as :func:`check_rows`, more rows than columns, no constant column.
+
+    Raises:
+        InputError: as :func:`check_rows`, or too few rows, or a column without spread.
+    """
+    rows = check_rows(x, name, dim=dim)
+    n, d = rows.shape
+    if n < 2:
+        raise InputError(f"{name} has {n} row, expected at least 2 rows to fit a density")
+    if n <= d:
+        raise InputError(f"{name} has {n} rows and {d} columns, expected more rows than columns to fit a density")
+    span = rows.max(0).values - rows.min(0).values
+    # A spread under the resolution of the column's own magnitude is rounding, not information.
+    floor = 8 * torch.finfo(rows.dtype).eps * rows.abs().max(0).values
+    constant = (span <= floor).nonzero().flatten().tolist()
+    if constant:
+        raise InputError(f"{name} has constant columns {constant}, expected every column to vary")
+    return rows

@@ -1,0 +1,31 @@
+"""The models that users fit."""
+
+from pathlib import Path
+
+from hamflow.errors import CheckpointError
+from hamflow.models.certificate import Certificate
+from hamflow.models.nhf import NHF
+from hamflow.models.storage import read_model
+
+__all__ = ["NHF", "Certificate", "load"]
+
+_MODELS = {"NHF": NHF}
+
+
+def load(path: str | Path) -> NHF:
+    """Load a fitted model from the folder that its ``save`` wrote; nothing in it is executed.
+
+    Raises:
+        CheckpointError: the folder or a file is missing, damaged or of another version.
+
+    Example:
+        >>> import tempfile, torch, hamflow as hf
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     hf.NHF(2, n_steps=2, width=4).save(folder)
+        ...     hf.load(folder).dim
+        2
+    """
+    saved = read_model(path)
+    if saved.kind not in _MODELS:
+        raise CheckpointError(f"{path} holds a model of kind {saved.kind!r}, expected one of {sorted(_MODELS)}")
+    return _MODELS[saved.kind].from_saved(saved)

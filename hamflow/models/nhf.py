@@ -1,0 +1,363 @@
+"""NHF: a Neural Hamiltonian Flow as a density model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions.torch_transform import ComposeTransformModule
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from hamflow.densities import (
+    FlowEncoder,
+    GaussianEncoder,
+    GaussianMixture,
+    choose_mixture,
+    importance_bound,
+    reparameterised_loss,
+)
+from hamflow.errors import CheckpointError, InputError, check_choice, check_positive, check_rows, check_training_table
+from hamflow.flow import PhaseFlow, layered_hamiltonian
+from hamflow.models.certificate import Certificate, certify
+from hamflow.models.lifts import coupling_flow
+from hamflow.models.storage import SavedModel, write_model
+from hamflow.standardize import Whitening
+from hamflow.steps import SCHEMES, Lift, Splitting
+from hamflow.training import History, fit, split_rows
+
+_CHUNK = 1 << 17  # rows of (q, p) moved at once when scoring: bounds the memory, not the result
+
+
+class NHF(nn.Module):
+    r"""A Neural Hamiltonian Flow: a density of q whose momentum p is integrated out by importance sampling.
+
+    A base density of :math:`z_0 = (q_0, p_0)` is carried by learned Hamiltonian steps :math:`\Phi`, then by the
+    cotangent lift of an affine standardisation (and, in a hybrid, of an ordinary flow), to :math:`(q, p)`. All of it
+    preserves volume, so the joint density is exact, and an encoder f(p | q) bounds the marginal:
+
+    .. math:: \log p(q, p) = \log p_0\bigl(\Phi^{-1}(q, p)\bigr), \qquad
+              \log p(q) \ge \mathbb E_{p_k \sim f(\cdot \mid q)}
+              \log \frac1K \sum_{k=1}^K \frac{p(q, p_k)}{f(p_k \mid q)}.
+
+    **What is exact and what is a bound.** :meth:`log_joint` and :meth:`sample` are exact. :meth:`elbo` (K = 1) and
+    :meth:`log_prob` (K = ``particles``) are stochastic lower bounds in expectation; they tighten as K grows.
+    :meth:`certificate` says how tight they are.
+
+    Args:
+        dim: d, the number of columns.
+        n_steps: the number of Hamiltonian steps.
+        width: the number of ridges of each potential.
+        dt: the time step.
+        scheme: the name of a splitting scheme, a key of ``hf.SCHEMES``.
+        layerwise: one potential a layer (best for densities); False is the fixed-kinetic mode of one autonomous
+            potential V, readable through :meth:`potential`.
+        components: the number of components of the base mixture over (q, p); None chooses it by validation.
+        encoder: ``"gaussian"`` or ``"flow"`` (a conditional spline flow).
+        encoder_width: the width of the encoder's hidden layers.
+        whiten: ``"auto"`` (by validation), ``"full"``, ``"diagonal"`` or ``"none"``.
+        lift: the hybrid: None, ``"spline"`` or ``"affine"`` (Pyro coupling flows), or any bijective transform.
+        lift_layers, lift_width: the size of a named lift.
+        particles: K of the training bound; 1 trains by the ELBO.
+        sleep: the weight of the sleep phase, in which the encoder learns from the model's own samples.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    References:
+        Toth et al. (2020), Hamiltonian Generative Networks, arXiv 1909.13789; Souveton et al. (2024), Fixed-kinetic
+        Neural Hamiltonian Flows, arXiv 2302.01955.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> x = torch.randn(200, 2)
+        >>> flow = hf.NHF(dim=2, n_steps=4, width=8).fit(x, epochs=2, progress=False)
+        >>> flow.sample(5, seed=0).shape, flow.log_prob(x[:3], particles=16).shape
+        (torch.Size([5, 2]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        n_steps: int = 12,
+        width: int = 64,
+        dt: float = 0.25,
+        scheme: str = "leapfrog",
+        layerwise: bool = True,
+        components: int | None = None,
+        encoder: str = "gaussian",
+        encoder_width: int = 32,
+        whiten: str = "auto",
+        lift: str | Transform | None = None,
+        lift_layers: int = 4,
+        lift_width: int = 32,
+        particles: int = 16,
+        sleep: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
+        check_positive("dim", dim, integer=True)
+        check_positive("n_steps", n_steps, integer=True)
+        check_positive("particles", particles, integer=True)
+        check_choice("scheme", scheme, tuple(SCHEMES))
+        check_choice("encoder", encoder, ("gaussian", "flow"))
+        check_choice("whiten", whiten, ("auto", "full", "diagonal", "none"))
+        if not sleep >= 0:
+            raise InputError(f"sleep = {sleep!r}, expected a weight >= 0")
+        self.dim, self.particles, self.sleep = dim, particles, sleep
+        self.whitening = Whitening(dim)
+        self.lift = coupling_flow(lift, dim, layers=lift_layers, width=lift_width) if isinstance(lift, str) else lift
+        energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
+        self.flow = PhaseFlow(Splitting(energy, SCHEMES[scheme]), n_steps=n_steps, dt=dt)
+        self.base = GaussianMixture(2 * dim, components or 1)
+        # A full covariance has d (d + 1) / 2 outputs: worth it only while they are few.
+        build = FlowEncoder if encoder == "flow" else GaussianEncoder
+        self.encoder = build(dim, width=encoder_width, covariance="full" if dim <= 8 else "diagonal")
+        self.history = History()
+
+    # Coordinates
+
+    @property
+    def transform(self) -> ComposeTransformModule:
+        """The whole map from the base to (q, p) in data coordinates, a Pyro transform of R^(2d) with log-det zero."""
+        return ComposeTransformModule([self.flow, *self._lifts()])
+
+    def _lifts(self) -> list[PhaseFlow]:
+        return [PhaseFlow(Lift(f)) for f in (self.lift, self.whitening) if f is not None]
+
+    def joint(self) -> dist.TransformedDistribution:
+        """The exact joint density of (q, p) as a Pyro distribution with event shape (2d,)."""
+        return dist.TransformedDistribution(self.base.distribution(), [self.transform])
+
+    def standardise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The coordinates of the Hamiltonian steps and log |dz/dx|, x of shape (n, dim) -> (n, dim), (n,)."""
+        z = self.whitening.inv(x)
+        log_det = -self.whitening.log_abs_det_jacobian(z, x)
+        if self.lift is None:
+            return z, log_det
+        inner = self.lift.inv(z)
+        return inner, log_det - self.lift.log_abs_det_jacobian(inner, z).reshape(log_det.shape)
+
+    def log_joint_standardised(self, z: Tensor, p: Tensor) -> Tensor:
+        """log p(z, p) in the coordinates of the steps, z (n, dim) and p (*particles, n, dim) -> (*particles, n)."""
+        log_prob: Tensor = self.base.log_prob(self.flow.inv(torch.cat((z.expand_as(p), p), dim=-1)))
+        return log_prob
+
+    # Training
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Minus the importance-weighted bound, the mean over rows (n, dim); four times the particles in evaluation."""
+        z, log_det = self.standardise(batch)
+        p = self.encoder.rsample(z, self.particles if self.training else 4 * self.particles)
+        frozen = {name: value.detach() for name, value in self.encoder.named_parameters()}
+        log_f = torch.func.functional_call(self.encoder, frozen, (p, z.detach()))
+        log_weights = self.log_joint_standardised(z, p) + log_det - log_f
+        loss = reparameterised_loss(log_weights, p)
+        if self.training and self.sleep > 0:
+            sleep = self.sleep * self._sleep_loss(len(batch))
+            # The gradient is added, not the value: the loss that is shown remains the bound.
+            loss = loss + sleep - sleep.detach()
+        return loss
+
+    def _sleep_loss(self, n: int) -> Tensor:
+        with torch.no_grad():
+            q, p = self.flow(self.base.sample(n)).chunk(2, dim=-1)
+        return -self.encoder(p, q).mean()
+
+    def fit(
+        self,
+        x: Any,
+        *,
+        epochs: int = 200,
+        batch_size: int = 256,
+        learning_rate: float = 5e-3,
+        weight_decay: float = 0.0,
+        schedule: str = "cosine",
+        validation: float | Tensor | None = 0.1,
+        patience: int | None = None,
+        clip: float = 10.0,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+    ) -> Self:
+        """Fit the density to the rows of a table and return the model, with its best weights and its ``history``.
+
+        The standardisation and the base mixture are set first, by held-out likelihood; the flow starts as the identity
+        on top of them, so training starts where the mixture ends.
+
+        Args:
+            x: the table, (n, dim): array, tensor or data frame of finite numbers.
+            dtype: float32 or float64; by default that of a tensor ``x``, else the model's.
+            device: where to train; by default that of a tensor ``x``, else the model's.
+            epochs, batch_size, learning_rate, weight_decay, schedule, validation, patience, clip, seed, progress,
+                checkpoint: see :func:`hamflow.training.fit`.
+
+        Raises:
+            InputError: the table or a setting is not what fitting needs.
+            FitError: the loss is not finite at the start, or again and again.
+            CheckpointError: the checkpoint cannot be used.
+        """
+        rows = check_training_table(x, dim=self.dim)
+        like = self.whitening.loc
+        follows = x if isinstance(x, Tensor) and x.is_floating_point() else like
+        if dtype not in (None, torch.float32, torch.float64):
+            raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
+        self.to(device=device or follows.device, dtype=dtype or follows.dtype)
+        rows = check_training_table(rows.to(self.whitening.loc))
+        if isinstance(validation, Tensor) or hasattr(validation, "shape"):
+            validation = check_rows(validation, "validation", dim=self.dim).to(rows)
+        train, held_out = split_rows(rows, validation, seed)
+        with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+            torch.manual_seed(seed)
+            self._warm_start(train, train if held_out is None else held_out, seed)
+        self.history = fit(
+            self, train, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
+            schedule=schedule, validation=held_out, patience=patience, clip=clip, seed=seed, progress=progress,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        return self
+
+    @torch.no_grad()
+    def _warm_start(self, rows: Tensor, held_out: Tensor, seed: int) -> None:
+        kinds = ("full", "diagonal") if self.config["whiten"] == "auto" else (self.config["whiten"],)
+        candidates = []
+        for kind in kinds:
+            self.whitening.estimate(rows, kind)
+            z, _ = self.standardise(rows)
+            z_held, log_det = self.standardise(held_out)
+            mixture = choose_mixture(z, z_held, components=self.config["components"], seed=seed)
+            candidates.append((kind, mixture, mixture.scores + log_det.double().cpu().numpy()))
+        kind, mixture, scores = candidates[0]
+        if len(candidates) == 2:
+            gain = candidates[1][2] - scores
+            # Full whitening helps the flow more than the mixture; the plain one has to be clearly better to win.
+            if gain.mean() > 2 * gain.std() / len(gain) ** 0.5:
+                kind, mixture, _ = candidates[1]
+        self.whitening.estimate(rows, kind)
+        self.base = GaussianMixture(2 * self.dim, len(mixture.weights)).to(self.whitening.loc)
+        # With fresh potentials the flow is linear, x -> A x. The base is the mixture (q) times a standard normal (p),
+        # pulled back through A, so that its image is exactly that product.
+        identity = torch.eye(2 * self.dim, dtype=rows.dtype, device=rows.device)
+        linear = (self.flow(identity) - self.flow(torch.zeros_like(identity))).mT.double().cpu()
+        means = torch.zeros(len(mixture.weights), 2 * self.dim, dtype=torch.float64)
+        means[:, : self.dim] = torch.as_tensor(mixture.means)
+        precisions = torch.eye(2 * self.dim, dtype=torch.float64).repeat(len(mixture.weights), 1, 1)
+        precisions[:, : self.dim, : self.dim] = torch.as_tensor(mixture.precisions)
+        self.base.set(
+            torch.as_tensor(mixture.weights), torch.linalg.solve(linear, means.mT).mT, linear.mT @ precisions @ linear
+        )
+
+    # Use
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int | None = None, batch_size: int = _CHUNK) -> Tensor:
+        """``n`` exact draws of q, (n, dim); the same seed and batch size give the same draws."""
+        return torch.cat([q for q, _ in self._sample_joint(n, seed, batch_size)])
+
+    @torch.no_grad()
+    def sample_joint(self, n: int, *, seed: int | None = None, batch_size: int = _CHUNK) -> tuple[Tensor, Tensor]:
+        """``n`` exact draws of (q, p), each (n, dim): p is an exact draw of the momentum given q."""
+        parts = self._sample_joint(n, seed, batch_size)
+        return torch.cat([q for q, _ in parts]), torch.cat([p for _, p in parts])
+
+    def _sample_joint(self, n: int, seed: int | None, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        check_positive("n", n, integer=True)
+        check_positive("batch_size", batch_size, integer=True)
+        generator = _generator(seed, self.whitening.loc.device)
+        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+        transform = self.transform
+        return [transform(self.base.sample(size, generator)).chunk(2, dim=-1) for size in sizes]
+
+    def log_joint(self, q: Any, p: Any) -> Tensor:
+        """The exact log p(q, p) in data coordinates, q and p of shape (n, dim) -> (n,)."""
+        q, p = self._rows(q, "q"), self._rows(p, "p")
+        if q.shape != p.shape:
+            raise InputError(f"p has shape {tuple(p.shape)}, expected that of q, {tuple(q.shape)}")
+        log_prob: Tensor = self.base.log_prob(self.transform.inv(torch.cat((q, p), dim=-1)))
+        return log_prob
+
+    @torch.no_grad()
+    def log_prob(self, x: Any, *, particles: int = 256, seed: int | None = 0) -> Tensor:
+        """The importance-weighted lower bound on log p(x) with K = ``particles``, x of shape (n, dim) -> (n,)."""
+        return importance_bound(self.log_weights(x, particles=particles, seed=seed))
+
+    @torch.no_grad()
+    def elbo(self, x: Any, *, particles: int = 256, seed: int | None = 0) -> Tensor:
+        """The single-sample bound, averaged over ``particles`` draws, x of shape (n, dim) -> (n,)."""
+        return self.log_weights(x, particles=particles, seed=seed).mean(0)
+
+    @torch.no_grad()
+    def log_weights(self, x: Any, *, particles: int, seed: int | None = 0) -> Tensor:
+        """log p(x, p_k) - log f(p_k | x) for ``particles`` draws of the encoder, x of shape (n, dim) -> (K, n)."""
+        check_positive("particles", particles, integer=True)
+        rows = self._rows(x, "x")
+        generator = _generator(seed, rows.device)
+        return torch.cat(
+            [self._log_weights(part, particles, generator) for part in rows.split(max(1, _CHUNK // particles))], dim=1
+        )
+
+    def _log_weights(self, rows: Tensor, particles: int, generator: torch.Generator | None) -> Tensor:
+        z, log_det = self.standardise(rows)
+        p = self.encoder.rsample(z, particles, generator)
+        return self.log_joint_standardised(z, p) + log_det - self.encoder(p, z)
+
+    @torch.no_grad()
+    def log_encoder(self, q: Any, p: Any) -> Tensor:
+        """log f(p | q) in data coordinates, q and p of shape (n, dim) -> (n,)."""
+        q, p = self._rows(q, "q"), self._rows(p, "p")
+        # The lifts carry p along: back to the coordinates in which the encoder speaks.
+        z, inner = ComposeTransformModule(self._lifts()).inv(torch.cat((q, p), dim=-1)).chunk(2, dim=-1)
+        log_f: Tensor = self.encoder(inner, z) + self.standardise(q)[1]
+        return log_f
+
+    def certificate(self, x: Any, *, particles: int = 1000, n_model: int = 1000, seed: int = 0) -> Certificate:
+        """How tight the bound is, on rows x of shape (n, dim) and on the model's own samples; see :class:`Certificate`."""
+        return certify(self, self._rows(x, "x"), particles=particles, n_model=n_model, seed=seed)
+
+    def potential(self, q: Any) -> Tensor:
+        """V(q) of the fixed-kinetic mode in standardised coordinates, q of shape (n, dim) -> (n,).
+
+        Raises:
+            InputError: the model has a potential for each layer.
+        """
+        if self.config["layerwise"]:
+            raise InputError("layerwise = True, expected False: one autonomous potential is needed to read it")
+        z, _ = self.standardise(self._rows(q, "q"))
+        value: Tensor = self.flow.step.hamiltonian.potential(z)  # type: ignore[union-attr, operator]
+        return value
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
+        if not isinstance(self.config["lift"], str | None):
+            raise InputError("lift is a transform of your own, expected a named one; torch.save its state_dict instead")
+        config = self.config | {"components": self.base.components}
+        facts = {"dtype": str(self.whitening.loc.dtype).removeprefix("torch."), "history": asdict(self.history)}
+        write_model(path, SavedModel("NHF", config, self.state_dict(), facts))
+
+    @classmethod
+    def from_saved(cls, saved: SavedModel) -> Self:
+        """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
+        try:
+            model = cls(**saved.config).to(dtype=getattr(torch, saved.facts["dtype"]))
+            model.load_state_dict(saved.state)
+            history = saved.facts["history"]
+            model.history = History(**history | {"start": math.nan if history["start"] is None else history["start"]})
+        except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
+            raise CheckpointError(f"the saved NHF does not fit this version: {error}") from error
+        return model.eval()
+
+    def _rows(self, x: Any, name: str) -> Tensor:
+        return check_rows(x, name, dim=self.dim).to(self.whitening.loc)
+
+
+def _generator(seed: int | None, device: torch.device) -> torch.Generator | None:
+    return None if seed is None else torch.Generator(device=device).manual_seed(seed)

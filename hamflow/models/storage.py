@@ -1,0 +1,95 @@
+"""Saved models: weights as safetensors, the rest as JSON; loading executes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hamflow.errors import CheckpointError, InputError
+from hamflow.io import atomic_path
+
+_FORMAT = 1
+_DESCRIPTION, _WEIGHTS = "model.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a folder holds: the model's class, its constructor's arguments, its state, and JSON facts beside them."""
+
+    kind: str
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def write_model(path: str | Path, model: SavedModel) -> None:
+    """Write a model into the folder ``path``; each file appears whole or not at all.
+
+    Raises:
+        InputError: ``path`` is a file.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"path = {folder} is a file, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state.items()}
+    weights = safetensors.torch.save(state)
+    # The description names its weights: a crash between the two files cannot pair new ones with old ones unnoticed.
+    description = {
+        "format": _FORMAT,
+        "model": model.kind,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "config": model.config,
+        "facts": _json_numbers(model.facts),
+    }
+    with atomic_path(folder / _WEIGHTS) as temporary:
+        temporary.write_bytes(weights)
+    with atomic_path(folder / _DESCRIPTION) as temporary:
+        temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def read_model(path: str | Path) -> SavedModel:
+    """Read what :func:`write_model` wrote.
+
+    Raises:
+        CheckpointError: the folder or a file is missing, damaged or of another version.
+    """
+    folder = Path(path)
+    if not (folder / _DESCRIPTION).is_file():
+        raise CheckpointError(f"path = {folder} holds no {_DESCRIPTION}, expected a folder that a model was saved to")
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        found = description["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / _DESCRIPTION} is damaged, expected the JSON of a saved model") from error
+    if found != _FORMAT:
+        raise CheckpointError(
+            f"{folder / _DESCRIPTION} has format {found!r}, expected {_FORMAT}: another version wrote it"
+        )
+    try:
+        weights = (folder / _WEIGHTS).read_bytes()
+        if hashlib.sha256(weights).hexdigest() != description["weights_sha256"]:
+            raise CheckpointError(f"{folder / _WEIGHTS} is damaged or belongs to another {_DESCRIPTION}")
+        state = safetensors.torch.load(weights)
+        return SavedModel(description["model"], description["config"], state, description["facts"])
+    except OSError as error:
+        raise CheckpointError(f"{folder / _WEIGHTS} cannot be read: {error.strerror}") from error
+    except (SafetensorError, KeyError) as error:
+        raise CheckpointError(f"{folder} is damaged, expected a whole saved model") from error
+
+
+def _json_numbers(value: Any) -> Any:
+    # JSON has no NaN or infinity.
+    if isinstance(value, dict):
+        return {key: _json_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,21 @@
+"""Steps: invertible, volume-preserving maps of phase space."""
+
+from hamflow.steps.implicit import ImplicitMidpoint
+from hamflow.steps.lift import Lift
+from hamflow.steps.schemes import BLANES_MOAN4, LEAPFROG, SCHEMES, SYMPLECTIC_EULER, YOSHIDA4, YOSHIDA6, Scheme
+from hamflow.steps.splitting import Splitting
+from hamflow.steps.step import Step
+
+__all__ = [
+    "BLANES_MOAN4",
+    "LEAPFROG",
+    "SCHEMES",
+    "SYMPLECTIC_EULER",
+    "YOSHIDA4",
+    "YOSHIDA6",
+    "ImplicitMidpoint",
+    "Lift",
+    "Scheme",
+    "Splitting",
+    "Step",
+]

@@ -1,0 +1,301 @@
+"""One training loop for every model: validation, patience, best weights, recovery from bad steps, resuming."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hamflow.errors import FitError, InputError, check_choice, check_positive
+from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
+
+_MAX_RETURNS = 5
+_CHECKPOINT_SECONDS = 10.0
+_WARM_UP_STEPS = 50
+
+
+@dataclass
+class History:
+    """What happened during :func:`fit`; losses are in the model's unit (nats), one entry an epoch.
+
+    Attributes:
+        start: the validation loss before training, NaN without validation rows.
+        train: the mean training loss.
+        validation: the validation loss; empty without validation rows.
+        best_epoch: the epoch whose weights were restored, 0 for the weights at the start.
+        seconds: the process time spent.
+        notes: what was out of the ordinary, such as a return to earlier weights.
+    """
+
+    start: float = math.nan
+    train: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def fit(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    epochs: int = 200,
+    batch_size: int = 256,
+    learning_rate: float = 5e-3,
+    weight_decay: float = 0.0,
+    schedule: str = "cosine",
+    validation: float | Tensor | None = 0.1,
+    patience: int | None = None,
+    clip: float = 10.0,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+) -> History:
+    r"""Minimise ``model.loss(batch)`` over the rows of ``x`` by AdamW and restore the best weights.
+
+    Where a loss or a gradient is not finite, the loop returns to the weights at the end of the last good epoch with
+    half the learning rate, notes it, and gives up with an error after five returns; such a loss never counts as an
+    improvement. A run is reproducible from its seed; the caller's random state is left as it was.
+
+    Args:
+        model: a module with ``loss(batch) -> scalar``, the mean over the batch.
+        x: the training rows, (n, ...), on the model's device.
+        epochs: passes over the training rows.
+        batch_size: rows a step.
+        learning_rate: the largest learning rate.
+        weight_decay: decoupled weight decay.
+        schedule: ``"cosine"`` (to zero over the epochs), ``"plateau"`` (halved whenever a third of the patience, 10
+            epochs without one, brings no better validation loss) or ``"constant"``; all warm up over 50 steps.
+        validation: the share of rows held out, the held-out rows themselves, or None.
+        patience: epochs without a better validation loss before the loop stops; None never stops early.
+        clip: the largest gradient norm.
+        seed: for the split, the batches and the model's own noise.
+        progress: whether to show a progress bar.
+        checkpoint: a file to write the state of the run to; if it exists the run goes on from there.
+
+    Returns:
+        The :class:`History`.
+
+    Raises:
+        InputError: an argument is out of range.
+        FitError: the loss is not finite at the start, or again and again.
+        CheckpointError: the checkpoint cannot be used.
+
+    References:
+        Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, arXiv 1711.05101.
+    """
+    settings = _checked_settings(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
+        schedule=schedule, patience=patience, seed=seed,
+    )  # fmt: skip
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        rows, held_out = split_rows(x, validation, seed)
+        settings |= {"rows": list(rows.shape), "data": float(rows.double().sum())}
+        run = _Run(model, rows, held_out, settings, None if checkpoint is None else Path(checkpoint))
+        return run.train(progress)
+
+
+def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+    """The training and validation rows: a random share of at least one row, the given rows, or none.
+
+    Raises:
+        InputError: the share is outside (0, 1) or leaves no row to train on.
+    """
+    if validation is None or isinstance(validation, Tensor):
+        return x, validation
+    if not isinstance(validation, (int, float)) or isinstance(validation, bool) or not 0 < validation < 1:
+        raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, rows, or None")
+    n_held_out = max(1, round(validation * len(x)))
+    if n_held_out >= len(x):
+        raise InputError(f"validation = {validation} of {len(x)} rows leaves none to train on")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+    return x[order[n_held_out:]], x[order[:n_held_out]]
+
+
+def _checked_settings(**settings: Any) -> dict[str, Any]:
+    check_positive("epochs", settings["epochs"], integer=True)
+    check_positive("batch_size", settings["batch_size"], integer=True)
+    check_positive("learning_rate", settings["learning_rate"])
+    check_positive("clip", settings["clip"])
+    check_choice("schedule", settings["schedule"], ("cosine", "plateau", "constant"))
+    if settings["patience"] is not None:
+        check_positive("patience", settings["patience"], integer=True)
+    if not settings["weight_decay"] >= 0:
+        raise InputError(f"weight_decay = {settings['weight_decay']!r}, expected a number >= 0")
+    return settings
+
+
+class _Run:
+    def __init__(
+        self, model: nn.Module, rows: Tensor, held_out: Tensor | None, settings: dict[str, Any], path: Path | None
+    ) -> None:
+        self.model, self.rows, self.held_out, self.settings, self.path = model, rows, held_out, settings, path
+        self.n_batches = math.ceil(len(rows) / settings["batch_size"])
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise InputError("model has no parameter to train, expected at least one with requires_grad")
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
+        )
+        self.parameters = parameters
+        self.history = History()
+        self.epoch = 0
+        self.scale = 1.0  # halved by a plateau or a bad step
+        self.returns = 0
+        self.since_halving = 0
+        self.best_loss = math.inf
+        self.saved_at = time.monotonic()
+
+    def train(self, progress: bool) -> History:
+        state = None if self.path is None else read_checkpoint(self.path, self.settings)
+        if state is None:
+            self._start()
+        else:
+            self._restore(state)
+        started = time.process_time() - self.history.seconds
+        bar = tqdm(
+            total=self.settings["epochs"], initial=self.epoch, disable=not progress, desc="fit", unit="epoch",
+            dynamic_ncols=True,
+        )  # fmt: skip
+        with bar:
+            while self.epoch < self.settings["epochs"] and not self._out_of_patience():
+                self._one_epoch(bar)
+                self.history.seconds = time.process_time() - started
+                if self.path is not None and time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
+                    self._save()
+        if self.path is not None:
+            self._save()
+        if self.held_out is not None:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+        return self.history
+
+    def _start(self) -> None:
+        self.history.start = self.best_loss = self._validation_loss()
+        if self.held_out is not None and not math.isfinite(self.best_loss):
+            raise FitError(f"the validation loss of the untrained model is {self.best_loss}, expected a finite number")
+        self.best = copy.deepcopy(self.model.state_dict())
+        self._mark_good()
+
+    def _one_epoch(self, bar: tqdm[Any]) -> None:
+        loss = self._train_epoch()
+        held = self._validation_loss() if math.isfinite(loss) else math.nan
+        if not math.isfinite(loss) or (self.held_out is not None and not math.isfinite(held)):
+            self._return_to_good()
+            return
+        self.epoch += 1
+        self.history.train.append(loss)
+        shown = {"loss": f"{loss:.4f}"}
+        if self.held_out is not None:
+            self.history.validation.append(held)
+            self._judge(held)
+            shown |= {"validation": f"{held:.4f}", "best": f"{self.best_loss:.4f}"}
+        else:
+            self.history.best_epoch = self.epoch
+        self._mark_good()
+        bar.set_postfix(shown)
+        bar.update()
+
+    def _train_epoch(self) -> float:
+        self.model.train()
+        total = 0.0
+        order = torch.randperm(len(self.rows)).to(self.rows.device)
+        # Batches of nearly equal size: a last batch of one row would be all noise.
+        for i, index in enumerate(order.tensor_split(self.n_batches)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate(self.epoch * self.n_batches + i)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.model.loss(self.rows[index])  # type: ignore[operator]
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.settings["clip"])
+            if not math.isfinite(value := float(loss.detach() + 0 * norm)):
+                return math.nan
+            self.optimizer.step()
+            total += value * len(index)
+        return total / len(self.rows)
+
+    def _learning_rate(self, step: int) -> float:
+        total = self.settings["epochs"] * self.n_batches
+        warm = min(1.0, (step + 1) / min(_WARM_UP_STEPS, total))
+        fade = 0.5 * (1 + math.cos(math.pi * step / total)) if self.settings["schedule"] == "cosine" else 1.0
+        return float(self.settings["learning_rate"]) * self.scale * warm * fade
+
+    def _validation_loss(self) -> float:
+        if self.held_out is None:
+            return math.nan
+        self.model.eval()
+        total = 0.0
+        devices = [self.rows.device] if self.rows.device.type == "cuda" else []
+        # The same noise every time, so that epochs are compared on equal terms.
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.settings["seed"])
+            for batch in self.held_out.split(4 * self.settings["batch_size"]):
+                total += float(self.model.loss(batch)) * len(batch)  # type: ignore[operator]
+        return total / len(self.held_out)
+
+    def _judge(self, loss: float) -> None:
+        if loss < self.best_loss:
+            self.best_loss, self.history.best_epoch = loss, self.epoch
+            self.best = copy.deepcopy(self.model.state_dict())
+            self.since_halving = 0
+            return
+        self.since_halving += 1
+        wait = max(1, self.settings["patience"] // 3) if self.settings["patience"] else 10
+        if self.settings["schedule"] == "plateau" and self.since_halving >= wait:
+            self.scale /= 2
+            self.since_halving = 0
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings["patience"]
+        return self.held_out is not None and patience is not None and self.epoch - self.history.best_epoch >= patience
+
+    def _mark_good(self) -> None:
+        self.good = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+
+    def _return_to_good(self) -> None:
+        self.returns += 1
+        self.scale /= 2
+        model_state, optimizer_state = self.good
+        self.model.load_state_dict(model_state)
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer_state))
+        note = f"epoch {self.epoch + 1}: the loss was not finite; back to the last good weights, learning rate halved"
+        self.history.notes.append(note)
+        tqdm.write(note)
+        if self.returns > _MAX_RETURNS:
+            if self.held_out is not None:
+                self.model.load_state_dict(self.best)
+            raise FitError(
+                f"the loss was not finite {self.returns} times, the last in epoch {self.epoch + 1}; the model keeps its "
+                "best weights. A smaller learning_rate or clip, float64, or a look at the data's outliers may help"
+            )
+
+    def _save(self) -> None:
+        assert self.path is not None
+        cuda = torch.cuda.get_rng_state(self.rows.device) if self.rows.device.type == "cuda" else None
+        state = {
+            "good": self.good, "best": self.best, "best_loss": self.best_loss, "history": asdict(self.history),
+            "epoch": self.epoch, "scale": self.scale, "returns": self.returns, "since_halving": self.since_halving,
+            "random": torch.get_rng_state(), "random_cuda": cuda,
+        }  # fmt: skip
+        write_checkpoint(self.path, state, self.settings)
+        self.saved_at = time.monotonic()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.good, self.best, self.best_loss = state["good"], state["best"], state["best_loss"]
+        self.model.load_state_dict(self.good[0])
+        self.optimizer.load_state_dict(copy.deepcopy(self.good[1]))
+        self.history = History(**state["history"])
+        self.epoch, self.scale = state["epoch"], state["scale"]
+        self.returns, self.since_halving = state["returns"], state["since_halving"]
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.rows.device)
