@@ -304,4 +304,5 @@ def _numbers(frame: Any, path: Path) -> NDArray[np.float64]:
                 f"{path}: column {name!r} has {int(bad.sum())} missing or infinite entries, the first in row "
                 f"{int(bad.argmax())}, expected finite numbers"
             )
-    return np.ascontiguousarray(frame.to_numpy(dtype=np.float64, na_value=np.nan))
+    # A copy of our own: pandas hands out arrays that must not be written to.
+    return np.array(frame.to_numpy(dtype=np.float64, na_value=np.nan), order="C")

@@ -54,6 +54,7 @@ class Lift(Step):
         self.transform = transform.inv if self.inverted else transform
         if not isinstance(self.transform, nn.Module):
             self.parts = nn.ModuleList(_modules(self.transform))
+        self._warm: set[bool] = set()
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:
         """The lifted map; q and p of shape (*batch, d)."""
@@ -67,6 +68,11 @@ class Lift(Step):
         there, back = (self.transform.inv, self.transform) if inverse else (self.transform, self.transform.inv)
         try:
             moved = there(q)
+            if inverse not in self._warm:
+                # Pyro makes some constants in the first call: inside the product below they would become dead wrappers.
+                with torch.no_grad():
+                    back(moved.clone())  # of a clone, whose image is in no cache
+                self._warm.add(inverse)
             pullback: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(lambda x: back(x), moved)[1]
             return moved, pullback(p)[0]
         finally:

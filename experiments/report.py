@@ -1,0 +1,240 @@
+"""What an experiment writes: tidy rows that survive an interruption, a table, and one page over all tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Key = tuple[str, str, int]
+
+HIGHER_IS_BETTER = {
+    "pareto_k_below_0_7",
+    "bracket_contains_truth",
+    "sets_better_than_realnvp",
+    "sets_level_with_nsf",
+    "sets_no_worse_than_gmm",
+}
+VERDICTS = ("short", "reached", "stretch reached")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one move, so that a reader or a crash never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        # mkstemp makes a private file; results are read by everyone.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def fingerprint(configuration: Row) -> str:
+    """Short hash of everything in a configuration that could change a figure."""
+    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class ResultStore:
+    """The rows of one experiment in metrics.json, one figure a row.
+
+    Rows with a seed come from a run and carry the fingerprint of its configuration as "config". Rows without a seed are
+    derived from those and rewritten as a whole.
+    """
+
+    def __init__(self, folder: Path, *, quick: bool = False) -> None:
+        self.path = folder / "metrics.json"
+        self.quick = quick
+        self.rows: list[Row] = []
+        if self.path.exists():
+            try:
+                self.rows = json.loads(self.path.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{self.path} is not valid JSON ({error}); move it away to start afresh") from error
+        if any(bool(row.get("quick")) != quick for row in self.rows):
+            raise ValueError(f"{self.path} holds {'full' if quick else 'quick'} results; choose another --out")
+
+    def is_finished(self, key: Key, config: str) -> bool:
+        """Whether a run of this configuration has ended without failing."""
+        rows = [row for row in self.rows if _key(row) == key]
+        return bool(rows) and all(row["config"] == config and row["metric"] != "failed" for row in rows)
+
+    def add(self, key: Key, config: str, rows: Iterable[Row]) -> None:
+        """Put the rows of one run in the place of any older rows of the same case, model and seed."""
+        case, model, seed = key
+        head = {"case": case, "model": model, "seed": seed, "config": config, **self._mark()}
+        self.rows = [row for row in self.rows if _key(row) != key] + [{**head, **row} for row in rows]
+        self._write()
+
+    def set_derived(self, rows: Iterable[Row]) -> None:
+        """Replace all rows that have no seed."""
+        self.rows = [row for row in self.rows if "seed" in row] + [{**row, **self._mark()} for row in rows]
+        self._write()
+
+    def values(self, case: str, model: str, metric: str) -> dict[int, float]:
+        """Value by seed of one metric."""
+        wanted = (case, model, metric)
+        found = [row for row in self.rows if "seed" in row and (row["case"], row["model"], row["metric"]) == wanted]
+        return {row["seed"]: row["value"] for row in found}
+
+    def _mark(self) -> Row:
+        return {"quick": True} if self.quick else {}
+
+    def _write(self) -> None:
+        ordered = sorted(self.rows, key=lambda r: (r["case"], r["model"], r.get("seed", math.inf), r["metric"]))
+        lines = ",\n".join(json.dumps(row) for row in ordered)
+        write_atomically(self.path, f"[\n{lines}\n]\n")
+
+
+def _key(row: Row) -> Key | None:
+    return (row["case"], row["model"], row["seed"]) if "seed" in row else None
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    """Mean, and standard error of the mean (NaN for a single value)."""
+    numbers = list(values)
+    mean = sum(numbers) / len(numbers)
+    if len(numbers) < 2:
+        return mean, math.nan
+    variance = sum((v - mean) ** 2 for v in numbers) / (len(numbers) - 1)
+    return mean, math.sqrt(variance / len(numbers))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one model on one case, over all seeds."""
+
+    case: str
+    model: str
+    metric: str
+    mean: float
+    error: float
+    n: int
+    unit: str
+    params: float | None
+    seconds: float | None
+    reference: float | None
+    bar: float | None
+    stretch: float | None
+    given_verdict: str | None
+
+    @property
+    def verdict(self) -> str:
+        """Where the mean stands against the bar and the stretch, unless the rows bring a verdict."""
+        if self.given_verdict is not None:
+            return self.given_verdict
+        if self.bar is None:
+            return ""
+        if not self._meets(self.bar):
+            return "short"
+        return "stretch reached" if self.stretch is not None and self._meets(self.stretch) else "reached"
+
+    def _meets(self, bar: float) -> bool:
+        return self.mean >= bar if self.metric in HIGHER_IS_BETTER else self.mean <= bar
+
+    @property
+    def shown(self) -> str:
+        """Mean and standard error as text."""
+        return _number(self.mean) + ("" if math.isnan(self.error) else f" ± {_number(self.error)}")
+
+
+def summarise(rows: Iterable[Row]) -> list[Figure]:
+    """Gather rows over seeds; a row without a seed brings its own standard error."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["case"], row["model"], row["metric"]), []).append(row)
+    figures = []
+    for (case, model, metric), group in groups.items():
+        mean, error = mean_and_error(row["value"] for row in group)
+        first = group[0]
+        figures.append(
+            Figure(
+                case,
+                model,
+                metric,
+                mean,
+                first.get("standard_error", error),
+                first.get("n", len(group)),
+                first.get("unit", ""),
+                _mean_of(group, "params"),
+                _mean_of(group, "train_seconds"),
+                _mean_of(group, "reference"),
+                first.get("bar"),
+                first.get("stretch"),
+                first.get("verdict"),
+            )
+        )
+    return figures
+
+
+def _mean_of(rows: list[Row], name: str) -> float | None:
+    numbers = [row[name] for row in rows if row.get(name) is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{digits + (0 < abs(value) < 0.1)}f}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def write_table(store: ResultStore, title: str, notes: str, cases: Iterable[str]) -> None:
+    """Write table.md: for every case its figures, contenders side by side, then what was derived from them."""
+    figures = summarise(store.rows)
+    parts = [f"# {title}\n", notes.strip() + "\n"]
+    header = ["model", "metric", "mean ± standard error", "runs", "params", "CPU s", "reference", "bar", "verdict"]
+    for case in [*cases, "all"]:
+        chosen = [figure for figure in figures if figure.case == case]
+        if not chosen:
+            continue
+        chosen.sort(key=lambda f: (f.metric != "nll", f.metric, f.mean))
+        parts.append(f"## {case}\n")
+        lines = []
+        for f in chosen:
+            bar = _number(f.bar) + ("" if f.stretch is None else f" (stretch {_number(f.stretch)})")
+            cells = [f.model, f.metric, f.shown, str(f.n), _whole(f.params), _number(f.seconds, 1)]
+            lines.append([*cells, _number(f.reference), bar, f.verdict])
+        parts.append(_markdown(header, lines))
+    write_atomically(store.path.parent / "table.md", "\n".join(parts))
+
+
+def write_overview(results: Path) -> None:
+    """Write README.md over every experiment beside it: each bar and what was reached, short falls first."""
+    entries: list[tuple[str, Figure]] = []
+    experiments = sorted(results.glob("*/metrics.json"))
+    for path in experiments:
+        figures = summarise(json.loads(path.read_text(encoding="utf-8")))
+        entries += [(path.parent.name, figure) for figure in figures if figure.bar is not None]
+    entries.sort(key=lambda e: (VERDICTS.index(e[1].verdict), e[0], e[1].case, e[1].model, e[1].metric))
+    short = sum(figure.verdict == "short" for _, figure in entries)
+    header = ["verdict", "experiment", "case", "model", "metric", "reached", "runs", "bar", "stretch"]
+    lines = []
+    for name, f in entries:
+        place = [f.verdict, f"[{name}]({name}/table.md)", f.case, f.model, f.metric]
+        lines.append([*place, f.shown, str(f.n), _number(f.bar), _number(f.stretch)])
+    text = (
+        "# Results\n\nEvery figure that has a bar to clear, short falls first. Each experiment is one command,"
+        " `python experiments/NAME.py`; this page is generated from their tables.\n\n"
+        f"{short} of {len(entries)} bars are missed.\n\n" + _markdown(header, lines)
+    )
+    text += "\nTables: " + ", ".join(f"[{p.parent.name}]({p.parent.name}/table.md)" for p in experiments) + "\n"
+    write_atomically(results / "README.md", text)

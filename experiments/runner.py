@@ -1,0 +1,107 @@
+"""The command line of an experiment, and its runs: one process and one thread each, resumed where they stopped."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from report import Key, ResultStore, Row, fingerprint
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model on one case with one seed; the configuration holds all that decides its figures."""
+
+    case: str
+    model: str
+    seed: int
+    configuration: dict[str, Any] = field(hash=False)
+
+    @property
+    def key(self) -> Key:
+        return self.case, self.model, self.seed
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    quick: bool
+    seeds: list[int] | None
+    out: Path
+    jobs: int
+    cases: list[str]
+    models: list[str]
+
+
+def parse_options(
+    name: str,
+    description: str,
+    cases: Sequence[str],
+    models: Sequence[str],
+    *,
+    quick: tuple[Sequence[str], Sequence[str]],
+) -> Options:
+    """Read the options that every experiment shares; `quick` holds the cases and models of a quick run."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a tiny run, under a minute, into results/quick/")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds, or folds of a cross-validation")
+    parser.add_argument("--out", type=Path, help=f"folder for the results (default results/{name})")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--cases", nargs="+", choices=cases, help="only these data sets")
+    parser.add_argument("--models", nargs="+", choices=models, help="only these models")
+    given = parser.parse_args()
+    if given.jobs < 1:
+        parser.error(f"--jobs {given.jobs}: expected at least 1")
+    if given.seeds and min(given.seeds) < 0:
+        parser.error(f"--seeds {min(given.seeds)}: expected whole numbers from 0 on")
+    out = given.out or ROOT / "results" / ("quick" if given.quick else "") / name
+    cases, models = quick if given.quick else (cases, models)
+    return Options(given.quick, given.seeds, out, given.jobs, given.cases or [*cases], given.models or [*models])
+
+
+def _guarded(work: Callable[[Run], list[Row]], run: Run) -> list[Row]:
+    """Do one run in a worker; a run that breaks is a row too, so that it shows in the table."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    try:
+        return work(run)
+    except Exception as error:
+        traceback.print_exc()
+        return [{"metric": "failed", "value": 1.0, "unit": "runs", "note": f"{type(error).__name__}: {error}"}]
+
+
+def execute(work: Callable[[Run], list[Row]], runs: Sequence[Run], store: ResultStore, jobs: int) -> None:
+    """Do every run that the store does not hold yet, and store its rows as soon as it ends."""
+    configs = {run: fingerprint(run.configuration) for run in runs}
+    waiting = [run for run in runs if not store.is_finished(run.key, configs[run])]
+    if len(waiting) < len(runs):
+        print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", file=sys.stderr)
+    if not waiting:
+        return
+    # Read by the numerical libraries when a worker loads them.
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    # A fresh process for every run: no run inherits another's global switches, memory or random state.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        futures: dict[Future[list[Row]], Run] = {pool.submit(_guarded, work, run): run for run in waiting}
+        bar = tqdm(as_completed(futures), total=len(futures), unit="run", dynamic_ncols=True)
+        for future in bar:
+            run = futures[future]
+            rows = future.result()
+            store.add(run.key, configs[run], rows)
+            bar.set_postfix_str(f"{run.case} {run.model} {run.seed}: {rows[0]['metric']} {rows[0]['value']:.3f}")

@@ -1,0 +1,169 @@
+"""The Neural Hamiltonian Flow as a scikit-learn density estimator."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from hamflow.densities import importance_bound
+from hamflow.errors import check_choice, check_positive
+from hamflow.models.nhf import NHF
+
+_CHUNK = 1 << 17  # rows times particles at once
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class HamiltonianDensity(DensityMixin, BaseEstimator):
+    r"""Density estimation with :class:`hamflow.NHF` in the manner of ``KernelDensity`` and ``GaussianMixture``.
+
+    It takes its place in a ``Pipeline`` and a ``GridSearchCV``. :meth:`score_samples` is the importance-weighted lower
+    bound on the log density,
+
+    .. math:: \log p(x) \ge \mathbb E \log \frac1K \sum_{k=1}^K \frac{p(x, p_k)}{f(p_k \mid x)},
+
+    with the same noise for every row, so that the score of a row does not depend on the rows beside it. It is computed
+    in float64 unless ``dtype`` says otherwise.
+
+    Args:
+        n_steps: the number of Hamiltonian steps.
+        width: the number of ridges of each potential.
+        components: the components of the base mixture; None chooses by validation.
+        whiten: ``"auto"``, ``"full"``, ``"diagonal"`` or ``"none"``.
+        lift: None, or ``"spline"`` or ``"affine"`` for a hybrid with an ordinary flow.
+        particles: K of the training bound.
+        score_particles: K of :meth:`score_samples`.
+        epochs, batch_size, learning_rate, validation, patience: see :meth:`hamflow.NHF.fit`.
+        random_state: an int, a ``RandomState`` or None; an int makes fitting and scoring repeatable.
+        dtype: ``"float64"`` or ``"float32"``.
+        device: the torch device to compute on.
+        verbose: whether to show a progress bar.
+
+    Attributes:
+        model_: the fitted :class:`hamflow.NHF`.
+        n_features_in_: the number of columns seen by :meth:`fit`.
+        feature_names_in_: their names, where the table had any.
+
+    Example:
+        >>> import numpy as np
+        >>> from hamflow.interop.sklearn import HamiltonianDensity
+        >>> X = np.random.default_rng(0).normal(size=(60, 2))
+        >>> density = HamiltonianDensity(n_steps=2, width=4, epochs=2, random_state=0).fit(X)
+        >>> density.score_samples(X[:3]).shape, density.sample(5, random_state=0).shape
+        ((3,), (5, 2))
+    """
+
+    def __init__(
+        self,
+        *,
+        n_steps: int = 12,
+        width: int = 64,
+        components: int | None = None,
+        whiten: str = "auto",
+        lift: str | None = None,
+        particles: int = 16,
+        score_particles: int = 256,
+        epochs: int = 200,
+        batch_size: int = 256,
+        learning_rate: float = 5e-3,
+        validation: float | None = 0.1,
+        patience: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        dtype: str = "float64",
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
+        self.n_steps = n_steps
+        self.width = width
+        self.components = components
+        self.whiten = whiten
+        self.lift = lift
+        self.particles = particles
+        self.score_particles = score_particles
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation = validation
+        self.patience = patience
+        self.random_state = random_state
+        self.dtype = dtype
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Fit the density to the rows of ``X``, (n, dim); ``y`` is ignored.
+
+        Raises:
+            ValueError: ``X`` or a parameter is not what fitting needs.
+            FitError: the loss is not finite again and again.
+        """
+        check_choice("dtype", self.dtype, tuple(_DTYPES))
+        check_positive("score_particles", self.score_particles, integer=True)
+        rows = self._rows(X, reset=True)
+        seed = _seed(self.random_state)
+        # The weights at the start are drawn too; the caller's random state stays as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = NHF(
+                rows.shape[1], n_steps=self.n_steps, width=self.width, components=self.components, whiten=self.whiten,
+                lift=self.lift, particles=self.particles,
+            )  # fmt: skip
+        self.model_ = model.fit(
+            rows, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            validation=self.validation, patience=self.patience, seed=seed, dtype=_DTYPES[self.dtype],
+            device=self.device, progress=self.verbose,
+        )  # fmt: skip
+        # Kept, so that scores repeat also where random_state is None or a generator.
+        self._score_seed = seed
+        return self
+
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+        """The lower bound on the log density of each row, in nats, (n, dim) -> (n,)."""
+        check_is_fitted(self)
+        rows = self._rows(X, reset=False).to(self.model_.whitening.loc)
+        parts = rows.split(max(1, _CHUNK // self.score_particles))
+        bounds = [_bound(self.model_, part, self.score_particles, self._score_seed) for part in parts]
+        scores: NDArray[np.float64] = torch.cat(bounds).double().cpu().numpy()
+        return scores
+
+    def score(self, X: ArrayLike, y: Any = None) -> float:
+        """The mean of :meth:`score_samples`, as in ``GaussianMixture`` (``KernelDensity`` sums); ``y`` is ignored."""
+        return float(self.score_samples(X).mean())
+
+    def sample(
+        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
+    ) -> NDArray[np.float64]:
+        """``n_samples`` exact draws, (n_samples, dim): an array, as ``KernelDensity`` has it."""
+        check_is_fitted(self)
+        # NumPy's integers pass, as everywhere in scikit-learn.
+        n_samples = int(n_samples) if hasattr(n_samples, "__index__") else n_samples
+        check_positive("n_samples", n_samples, integer=True)
+        drawn: NDArray[np.float64] = self.model_.sample(n_samples, seed=_seed(random_state)).double().cpu().numpy()
+        return drawn
+
+    def _rows(self, X: ArrayLike, *, reset: bool) -> torch.Tensor:
+        array = validate_data(self, X, dtype=np.float64, reset=reset, ensure_min_samples=2 if reset else 1)
+        # A copy: arrays that may not be written to (memory maps) make torch warn.
+        return torch.tensor(array)
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+@torch.no_grad()
+def _bound(model: NHF, rows: torch.Tensor, particles: int, seed: int) -> torch.Tensor:
+    """The bound on log p of each row, with the same draws of the noise for every row, (n, dim) -> (n,)."""
+    z, log_det = model.standardise(rows)
+    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+        torch.manual_seed(seed)
+        draw = torch.func.vmap(
+            lambda row: model.encoder.rsample(row.unsqueeze(0), particles).squeeze(1), out_dims=1, randomness="same"
+        )
+        p = draw(z)
+    return importance_bound(model.log_joint_standardised(z, p) + log_det - model.encoder(p, z))

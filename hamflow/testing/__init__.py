@@ -1,0 +1,21 @@
+"""Checks that an energy, a step or a flow keeps its promises: for this package's own and for yours.
+
+Each check works on a copy in float64, raises ``AssertionError`` with the figure that was measured and the one that was
+expected, and returns what it measured.
+"""
+
+from hamflow.testing.energies import EnergyReport, check_energy
+from hamflow.testing.flows import FlowReport, check_flow
+from hamflow.testing.steps import DriftReport, StepReport, check_drift, check_step, measure_order
+
+__all__ = [
+    "DriftReport",
+    "EnergyReport",
+    "FlowReport",
+    "StepReport",
+    "check_drift",
+    "check_energy",
+    "check_flow",
+    "check_step",
+    "measure_order",
+]

@@ -1,0 +1,254 @@
+"""The checks of a step: its geometry, its order, and its energy over a long time."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor, nn
+
+from hamflow.energies.hamiltonian import Energy, Hamiltonian
+from hamflow.steps.step import Step
+from hamflow.testing.measures import (
+    GRADIENT,
+    LOG_DET,
+    ORDER,
+    ROUND_TRIP,
+    SYMPLECTICITY,
+    check_modes,
+    difference,
+    gradient_error,
+    jacobian,
+    require,
+    require_dtype,
+    require_shape,
+)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What :func:`check_step` measured.
+
+    Attributes:
+        round_trip: relative error of the inverse after the forward map, and of the forward map after the inverse.
+        symplecticity: the largest entry of J' Omega J - Omega.
+        log_det: the largest absolute log-determinant of the Jacobian.
+        order: the slope of log error against log dt, or None where it has no meaning.
+        gradient: relative difference between derivatives (states and parameters) and finite differences.
+    """
+
+    round_trip: float
+    symplecticity: float
+    log_det: float
+    order: float | None
+    gradient: float
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What :func:`check_drift` measured.
+
+    Attributes:
+        slope: change of the energy error in a unit of time.
+        standard_error: of the slope.
+        largest: the largest absolute energy error on the way.
+    """
+
+    slope: float
+    standard_error: float
+    largest: float
+
+
+def check_step(
+    step: Step,
+    dim: int,
+    *,
+    dt: float = 0.1,
+    n_steps: int = 100,
+    hamiltonian: Hamiltonian | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> StepReport:
+    r"""Check a step: its inverse, :math:`J^\top \Omega J = \Omega`, :math:`\log|\det J| = 0`, order and derivatives.
+
+    The order is measured against SciPy's DOP853, where ``step.order`` is not None, a Hamiltonian is at hand and no
+    energy is layered; the energies must be smooth.
+
+    Args:
+        step: the :class:`hamflow.Step`.
+        dim: d, the number of degrees of freedom.
+        dt: the time step.
+        n_steps: the steps of the round trip; with layered energies as many as there are layers for.
+        hamiltonian: what the step integrates; by default its attribute ``hamiltonian``.
+        device: where to run.
+        seed: of the random states.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which and by how much.
+
+    References:
+        Hairer, Lubich and Wanner (2006), Geometric Numerical Integration, chapters II and VI.
+
+    Example:
+        >>> import hamflow as hf
+        >>> from hamflow.testing import check_step
+        >>> pendulum = hf.FunctionEnergy(lambda q: (1 - q.cos()).sum(-1))
+        >>> step = hf.Splitting(hf.SeparableHamiltonian(hf.QuadraticKinetic(1, mass=2.0), pendulum), hf.LEAPFROG)
+        >>> round(check_step(step, dim=1).order)
+        2
+    """
+    generator = torch.Generator().manual_seed(seed)
+    original, step = step, copy.deepcopy(step).double().to(device)
+    states = torch.randn(2, 3, 2 * dim, generator=generator, dtype=torch.float64).to(device)
+    allowed = 10 * step.tolerance
+
+    def run(z: Tensor, n: int, *, back: bool = False, of: Step = step) -> Tensor:
+        q, p = z.chunk(2, -1)
+        return torch.cat((of.iterate_inverse if back else of.iterate)(q, p, 0.0, dt, n), -1)
+
+    def once(z: Tensor) -> Tensor:
+        return torch.cat(step(*z.chunk(2, -1), 0.0, dt), -1)
+
+    few = min(n_steps, 5)
+    with torch.no_grad():
+        round_trip = max(
+            difference(run(run(states, n_steps), n_steps, back=True), states),
+            difference(run(run(states, few, back=True), few), states),
+        )
+        require(f"round trip after {n_steps} steps", round_trip, allowed or ROUND_TRIP)
+        q, p = states.chunk(2, -1)
+        for k in range(few):
+            q, p = step(q, p, k * dt, dt)
+        looped = torch.cat((q, p), -1)
+        require("iterate against a loop of steps", difference(run(states, few), looped), max(allowed, 1e-12))
+        for k in reversed(range(few)):
+            q, p = step.inverse(q, p, k * dt, dt)
+        require("a loop of inverse steps", difference(torch.cat((q, p), -1), states), allowed or ROUND_TRIP)
+        after = once(states)
+        require_shape("the state after a step", after, states.shape)
+        for rows in (lambda z: z[0, 0], lambda z: z[0]):
+            require("a step of one row", difference(once(rows(states)), rows(after)), max(allowed, 1e-12))
+
+    check_modes(once, (states,))
+    single = copy.deepcopy(original).float().to(device)
+    rough = run(states.float(), 1, of=single)
+    require_dtype("the state after a step", rough, torch.float32)
+    if rough.device != states.device:
+        raise AssertionError(f"the state after a step is on {rough.device}, expected {states.device}")
+    require("float32 against float64", difference(rough.double(), after), 1e-4)
+
+    omega = torch.kron(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), torch.eye(dim)).to(states)
+    jacobians = torch.stack([jacobian(once, z) for z in states.reshape(-1, 2 * dim)])
+    symplecticity = float((jacobians.mT @ omega @ jacobians - omega).abs().max())
+    require("largest entry of J' Omega J - Omega", symplecticity, allowed or SYMPLECTICITY)
+    log_det = float(torch.linalg.slogdet(jacobians).logabsdet.abs().max())
+    require("log-determinant of the Jacobian", log_det, allowed or LOG_DET)
+    gradient = gradient_error(step, lambda z: run(z, few), (states,), generator)
+    require("derivatives against finite differences", gradient, max(GRADIENT, 1e4 * step.tolerance))
+
+    energy = copy.deepcopy(hamiltonian).double().to(device) if hamiltonian else getattr(step, "hamiltonian", None)
+    order = None
+    if step.order is not None and energy is not None and not _is_layered(energy):
+        order = measure_order(step, energy, states)
+        if abs(order - step.order) > ORDER:
+            raise AssertionError(f"measured order: {order:.2f}, expected {step.order} to within {ORDER}")
+    return StepReport(round_trip, symplecticity, log_det, order, gradient)
+
+
+def measure_order(step: Step, hamiltonian: Hamiltonian, states: Tensor, *, duration: float = 1.0) -> float:
+    """The slope of log error against log dt over a fixed time, errors taken against SciPy's DOP853.
+
+    Args:
+        step: the step, in float64.
+        hamiltonian: what it integrates, in float64.
+        states: initial states (*batch, 2 d), in float64.
+        duration: the time over which the error grows.
+
+    Raises:
+        AssertionError: fewer than three errors lie between rounding and nonsense.
+    """
+
+    def slope(t: float, flat: np.ndarray) -> np.ndarray:
+        q, p = torch.as_tensor(flat).to(states).view_as(states).chunk(2, -1)
+        dq, dp = hamiltonian.gradient(q, p, t)
+        return torch.cat((dp, -dq), -1).flatten().cpu().numpy()
+
+    with torch.no_grad():
+        start = states.flatten().cpu().numpy()
+        exact = solve_ivp(slope, (0.0, duration), start, method="DOP853", rtol=1e-13, atol=1e-13).y[:, -1]
+        reference = torch.as_tensor(exact).to(states).view_as(states)
+        counts = [8, 12, 16, 24, 32, 48, 64]
+        errors = []
+        q, p = states.chunk(2, -1)
+        for n in counts:
+            end = torch.cat(step.iterate(q, p, 0.0, duration / n, n), -1)
+            errors.append(float((end - reference).square().mean().sqrt()))
+    # Below 1e-11 the reference's own error shows; the smallest steps are closest to the limit that defines the order.
+    usable = [(n, error) for n, error in zip(counts, errors, strict=True) if 1e-11 < error < 0.1][-4:]
+    if len(usable) < 3:
+        raise AssertionError(f"order: errors {errors} for {counts} steps, expected three between 1e-11 and 0.1")
+    sizes, kept = np.array(usable).T
+    return float(np.polyfit(np.log(duration / sizes), np.log(kept), 1)[0])
+
+
+def check_drift(
+    step: Step,
+    q: Tensor,
+    p: Tensor,
+    *,
+    dt: float,
+    n_steps: int = 10_000,
+    hamiltonian: Hamiltonian | None = None,
+) -> DriftReport:
+    """Check that the energy error of a bounded autonomous system oscillates but does not drift.
+
+    The slope of the error against time, over the means of 20 blocks, must lie within four of its standard errors of 0.
+
+    Args:
+        step: the :class:`hamflow.Step`, in the dtype of the states.
+        q: initial positions (*batch, d); the errors of the batch are averaged.
+        p: initial momenta (*batch, d).
+        dt: the time step.
+        n_steps: the number of steps.
+        hamiltonian: the energy; by default the step's attribute ``hamiltonian``.
+
+    Raises:
+        AssertionError: the energy drifts.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> from hamflow.testing import check_drift
+        >>> spring = hf.FunctionEnergy(lambda q: 0.5 * (q**2).sum(-1))
+        >>> step = hf.Splitting(hf.SeparableHamiltonian(hf.QuadraticKinetic(1), spring))
+        >>> report = check_drift(step, torch.ones(1), torch.zeros(1), dt=0.1, n_steps=1000)
+        >>> report.largest < 0.01
+        True
+    """
+    energy = hamiltonian if hamiltonian is not None else step.hamiltonian
+    assert isinstance(energy, Hamiltonian), f"hamiltonian is a {type(energy).__name__}, expected a Hamiltonian"
+    blocks, stride = 20, 5
+    observations = n_steps // (blocks * stride)
+    with torch.no_grad():
+        start = energy(q, p)
+        errors = torch.empty(blocks * observations)
+        for k in range(len(errors)):
+            q, p = step.iterate(q, p, k * stride * dt, dt, stride)
+            errors[k] = (energy(q, p) - start).mean()
+    means = errors.double().view(blocks, observations).mean(1).numpy()
+    span = observations * stride * dt
+    times = span * (np.arange(blocks) + 0.5)
+    centred = times - times.mean()
+    slope = float(centred @ means / (centred @ centred))
+    residuals = means - means.mean() - slope * centred
+    standard_error = float(np.sqrt(residuals @ residuals / (blocks - 2) / (centred @ centred)))
+    # Rounding walks at random, with a slope of its own that says nothing about the step.
+    rounding = 10 * n_steps**0.5 * torch.finfo(q.dtype).eps * (1 + float(start.abs().max())) / (blocks * span)
+    require("slope of the energy error", abs(slope), 4 * standard_error + rounding)
+    return DriftReport(slope, standard_error, float(errors.abs().max()))
+
+
+def _is_layered(module: nn.Module) -> bool:
+    return any(isinstance(part, Energy) and part.layers > 1 for part in module.modules())

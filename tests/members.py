@@ -1,0 +1,192 @@
+"""Every member of every family: energies, Hamiltonians, steps and flows, made anew by each call of a factory.
+
+A new concrete class gets a line here and with it all checks of its family; `test_members.py` fails where it is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyro.distributions.transforms as pyro_transforms
+import torch
+from nflows.nn.nets import ResidualNet
+from nflows.transforms import LULinear, PiecewiseRationalQuadraticCouplingTransform
+from torch import Tensor, nn
+
+from hamflow.energies import (
+    Energy,
+    FunctionEnergy,
+    FunctionHamiltonian,
+    Hamiltonian,
+    MLPPotential,
+    QuadraticKinetic,
+    RidgePotential,
+    SeparableHamiltonian,
+)
+from hamflow.flow import PhaseFlow, hamiltonian, layered_hamiltonian
+from hamflow.interop.foreign import ForeignTransform
+from hamflow.interop.nflows import from_nflows
+from hamflow.interop.zuko import from_zuko
+from hamflow.steps import LEAPFROG, SCHEMES, YOSHIDA4, ImplicitMidpoint, Lift, Splitting, Step
+
+# Written like this, after the line above, zuko is imported with the checks of torch's distributions left on.
+from zuko.flows import NSF  # isort: skip
+
+#: Classes that only say what a family promises.
+ABSTRACT = {Energy, Hamiltonian, Step, ForeignTransform}
+#: Classes that are no members, and why.
+EXEMPT = {"Whitening": "a fixed map inside the model, without cache or parameters"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member: how it is made, the size of its variables, and for a step what the checks need beyond that."""
+
+    make: Callable[[], Any]
+    dim: int = 2
+    dt: float = 0.1
+    n_steps: int = 100
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def shaken(module: Module, scale: float = 0.3) -> Module:
+    """The module with noise on its parameters: fresh potentials are zero and fresh masses one, which hides mistakes."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+MASS = torch.tensor([0.5, 2.0])
+
+
+def pendulums() -> SeparableHamiltonian:
+    """Two pendulums of masses 0.5 and 2: each potential is one ridge, -3 cos q = 3 sin(q - pi/2)."""
+    potential = RidgePotential(2, width=2, activation="sine")
+    with torch.no_grad():
+        potential.weight.copy_(torch.eye(2).unsqueeze(0))
+        potential.bias.fill_(-torch.pi / 2)
+        potential.amplitude.fill_(3.0)
+    return SeparableHamiltonian(QuadraticKinetic(2, mass=MASS), potential)
+
+
+def double_well(q: Tensor) -> Tensor:
+    return ((q**2 - 1) ** 2).sum(-1) / 4 + q[..., 0] * q[..., 1] / 2
+
+
+def learned(structure: str = "diagonal") -> SeparableHamiltonian:
+    return shaken(
+        SeparableHamiltonian(QuadraticKinetic(2, structure=structure, learn=True), MLPPotential(2, widths=(8, 8)))
+    )
+
+
+def geodesic(q: Tensor, p: Tensor) -> Tensor:
+    """A particle whose mass depends on its place: not separable."""
+    return (p**2 / (2 + q.cos()) + 0.5 * q**2).sum(-1)
+
+
+class Coupled(nn.Module):
+    """A learned Hamiltonian that is not separable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = RidgePotential(4, width=8)
+
+    def forward(self, q: Tensor, p: Tensor) -> Tensor:
+        return self.energy(torch.cat((q, p), -1)) + 0.5 * (p**2).sum(-1)
+
+
+class Bowl(nn.Module):
+    """A potential that a user wrote, with a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stiffness = nn.Parameter(torch.tensor([1.0, 3.0]))
+
+    def forward(self, q: Tensor) -> Tensor:
+        return (self.stiffness * (1 + q**2).sqrt()).sum(-1)
+
+
+def layered() -> SeparableHamiltonian:
+    return shaken(layered_hamiltonian(2, n_steps=8, width=8, dt=0.25))
+
+
+def nflows_spline(dim: int = 2, context: int | None = None) -> PiecewiseRationalQuadraticCouplingTransform:
+    torch.manual_seed(3)
+    return PiecewiseRationalQuadraticCouplingTransform(
+        torch.tensor([(-1.0) ** k for k in range(dim)]),
+        lambda n_in, n_out: shaken(ResidualNet(n_in, n_out, 8, context_features=context, num_blocks=1), 0.1),
+        num_bins=4,
+        tails="linear",
+        tail_bound=3.0,
+    )
+
+
+def pyro_coupling(kind: Callable[[int], nn.Module]) -> nn.Module:
+    torch.manual_seed(4)
+    return kind(2)
+
+
+ENERGIES = {
+    "kinetic": Member(lambda: QuadraticKinetic(2, mass=MASS)),
+    "kinetic_learned": Member(lambda: shaken(QuadraticKinetic(3, learn=True)), dim=3),
+    "kinetic_full": Member(lambda: shaken(QuadraticKinetic(3, structure="full", learn=True)), dim=3),
+    "kinetic_layered": Member(lambda: shaken(QuadraticKinetic(2, learn=True, layers=3, spacing=0.1))),
+    "ridge_log_cosh": Member(lambda: shaken(RidgePotential(3, width=8)), dim=3),
+    "ridge_softplus": Member(lambda: shaken(RidgePotential(2, width=8, activation="softplus"))),
+    "ridge_sine": Member(lambda: shaken(RidgePotential(1, width=8, activation="sine")), dim=1),
+    "ridge_layered": Member(lambda: shaken(RidgePotential(2, width=4, layers=3, spacing=0.1))),
+    "mlp": Member(lambda: shaken(MLPPotential(3, widths=(8, 6))), dim=3),
+    "mlp_layered": Member(lambda: shaken(MLPPotential(2, widths=(8,), layers=3, spacing=0.1))),
+    "function": Member(lambda: FunctionEnergy(double_well)),
+    "function_module": Member(lambda: FunctionEnergy(Bowl())),
+    "sum": Member(lambda: FunctionEnergy(double_well) + shaken(RidgePotential(2, width=4))),
+}
+
+HAMILTONIANS = {
+    "pendulums": Member(pendulums),
+    "learned": Member(learned),
+    "learned_full_mass": Member(lambda: learned("full")),
+    "function": Member(lambda: FunctionHamiltonian(geodesic)),
+    "function_module": Member(lambda: FunctionHamiltonian(shaken(Coupled()))),
+}
+
+STEPS = {
+    **{f"{name}_pendulums": Member(lambda s=scheme: Splitting(pendulums(), s)) for name, scheme in SCHEMES.items()},
+    **{f"{name}_learned": Member(lambda s=scheme: Splitting(learned("full"), s)) for name, scheme in SCHEMES.items()},
+    "leapfrog_function": Member(
+        lambda: Splitting(SeparableHamiltonian(QuadraticKinetic(2, mass=MASS), FunctionEnergy(double_well)))
+    ),
+    "leapfrog_layered": Member(lambda: Splitting(layered(), LEAPFROG), dt=0.25, n_steps=8),
+    "yoshida4_layered": Member(lambda: Splitting(layered(), YOSHIDA4), dt=0.25, n_steps=8),
+    "implicit_pendulums": Member(lambda: ImplicitMidpoint(pendulums())),
+    "implicit_learned": Member(lambda: ImplicitMidpoint(FunctionHamiltonian(shaken(Coupled()))), n_steps=20),
+    # A lift integrates nothing: repeated a hundred times an expanding map only magnifies rounding.
+    "lift_affine": Member(lambda: Lift(pyro_coupling(pyro_transforms.affine_coupling)), n_steps=3),
+    "lift_spline": Member(lambda: Lift(pyro_coupling(pyro_transforms.spline_coupling)), n_steps=2),
+    "lift_inverse": Member(lambda: Lift(pyro_coupling(pyro_transforms.affine_coupling).inv), n_steps=3),
+    "lift_nflows": Member(lambda: Lift(from_nflows(nflows_spline())), n_steps=3),
+    "lift_linear": Member(lambda: Lift(from_nflows(shaken(LULinear(3)))), dim=3, n_steps=3),
+}
+
+FLOWS = {
+    "helper": Member(lambda: shaken(hamiltonian(4)), dim=4),
+    "autonomous": Member(lambda: shaken(hamiltonian(6, n_steps=4, layerwise=False)), dim=6),
+    "reversed": Member(lambda: shaken(hamiltonian(4)).reversed(), dim=4),
+    "function": Member(lambda: PhaseFlow(STEPS["leapfrog_function"].make(), n_steps=3), dim=4),
+    "implicit": Member(lambda: PhaseFlow(STEPS["implicit_pendulums"].make(), n_steps=2), dim=4),
+    "lift": Member(lambda: PhaseFlow(STEPS["lift_nflows"].make()), dim=4),
+    "nflows": Member(lambda: from_nflows(nflows_spline(3)), dim=3),
+    "nflows_context": Member(lambda: from_nflows(nflows_spline(3, context=2), context=torch.ones(2)), dim=3),
+    "nflows_reversed": Member(lambda: from_nflows(nflows_spline(3)).reversed(), dim=3),
+    "zuko": Member(lambda: from_zuko(NSF(3, transforms=2, bins=4, hidden_features=(8,)).transform), dim=3),
+    "zuko_context": Member(
+        lambda: from_zuko(NSF(3, 2, transforms=1, bins=4, hidden_features=(8,)).transform, context=torch.ones(2)),
+        dim=3,
+    ),
+}

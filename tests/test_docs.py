@@ -1,0 +1,56 @@
+"""Every Python example in the README and the documentation runs, page by page, in one namespace a page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = re.compile(r"^```(?:python|\{code-cell\}[^\n]*)\n(?P<code>.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+# The options of a code cell: ":tags: [hide-input]" lines or a block between "---" lines.
+OPTIONS = re.compile(r"\A(?:---\n.*?^---\n|(?::[\w-]+:[^\n]*\n)+)", re.MULTILINE | re.DOTALL)
+LINKS = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
+
+
+def examples(page: Path) -> list[tuple[int, str]]:
+    """The examples of a page, each with the number of the line on which its code starts."""
+    text = page.read_text()
+    found = []
+    for match in EXAMPLES.finditer(text):
+        code, start = match["code"], match.start("code")
+        options = OPTIONS.match(code)
+        skip = options.end() if options else 0
+        found.append((text.count("\n", 0, start + skip) + 1, code[skip:]))
+    return found
+
+
+def test_examples_are_found(tmp_path: Path) -> None:
+    """The extraction itself: both kinds of block, options stripped, line numbers right, other languages left alone."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# T\n```python\na = 1\n```\n```console\n$ make\n```\n"
+        "```{code-cell} ipython3\n:tags: [hide-input]\n\nb = 2\n```\n"
+        "```{code-cell}\n---\ntags: [x]\n---\nc = 3\n```\n"
+    )
+    assert examples(page) == [(3, "a = 1\n"), (10, "\nb = 2\n"), (17, "c = 3\n")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
+def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for line, code in examples(page):
+        # Blank lines in front make a traceback show the page's own line numbers.
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md"])
+def test_page_has_an_example(name: str) -> None:
+    assert examples(ROOT / name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [match["target"] for match in LINKS.finditer(page.read_text())]
+    assert not [target for target in targets if not (page.parent / target).exists()]

@@ -1,0 +1,181 @@
+"""The experiments: data whose density is known, fair peers, results that survive an interruption, and a quick run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import datasets  # noqa: E402
+import mixture_peer  # noqa: E402
+import peers  # noqa: E402
+import planar  # noqa: E402
+import report  # noqa: E402
+
+
+@pytest.mark.parametrize("name", planar.PLANAR_SETS)
+def test_planar_set_has_mass_one_and_unit_scale(name: str) -> None:
+    data = planar.PLANAR_SETS[name]
+    axis, step = np.linspace(-4, 4, 401, retstep=True)
+    # Cell centres, so that no point falls on an edge of the checkerboard.
+    grid = np.stack(np.meshgrid(axis + 1e-3, axis + 1e-3), -1).reshape(-1, 2)
+    assert np.exp(data.log_density(grid)).sum() * step**2 == pytest.approx(1, abs=0.02)
+    x = data.sample(50_000, seed=1)
+    assert np.abs(x.mean(0)).max() < 0.02
+    assert np.abs(x.std(0) - 1).max() < 0.02
+
+
+@pytest.mark.parametrize(("name", "entropy"), [("two_moons", 1.316), ("circles", 1.901), ("checkerboard", 1.792)])
+def test_planar_entropy(name: str, entropy: float) -> None:
+    assert planar.PLANAR_SETS[name].entropy(100_000) == pytest.approx(entropy, abs=0.01)
+
+
+def test_two_moons_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import make_moons
+
+    data = planar.PLANAR_SETS["two_moons"]
+    raw, _ = make_moons(20_000, noise=0.06, random_state=0)
+    assert -data.log_density((raw - data.mean) / data.scale).mean() == pytest.approx(data.entropy(20_000), abs=0.03)
+
+
+def test_folds_cover_a_small_table_once() -> None:
+    table = np.arange(178.0)[:, None]
+    tests = [datasets.split_rows(table, seed)[2] for seed in range(datasets.FOLDS)]
+    assert sorted(np.concatenate(tests).ravel()) == sorted(table.ravel())
+    train, validation, test = datasets.split_rows(table, seed=2)
+    assert len(np.unique(np.concatenate([train, validation, test]))) == len(table)
+    assert not np.array_equal(np.sort(datasets.split_rows(table, seed=7)[2]), np.sort(test))
+
+
+def test_whitening_knows_its_log_determinant() -> None:
+    table = datasets.load_table("breast_cancer")
+    split = datasets.whitened_split(table, seed=0)
+    raw = datasets.split_rows(table, seed=0)[0]
+    standardised = (raw - raw.mean(0)) / raw.std(0)
+    # The map from standardised to whitened rows is linear: recover it, and its determinant.
+    linear = np.linalg.lstsq(standardised, split.train, rcond=None)[0]
+    assert -np.linalg.slogdet(linear)[1] == pytest.approx(split.log_det, rel=1e-6)
+
+
+def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HAMFLOW_DATA", raising=False)
+    with pytest.raises(datasets.MissingDataError, match="HAMFLOW_DATA is not set"):
+        datasets.load_table("miniboone")
+    monkeypatch.setenv("HAMFLOW_DATA", str(tmp_path))
+    with pytest.raises(datasets.MissingDataError, match=r"no file uci/wine\.csv\.gz"):
+        datasets.load_table("uci_wine")
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+@pytest.mark.parametrize("dim", [2, 5])
+def test_peer_is_a_density_within_its_budget(name: str, dim: int) -> None:
+    checks = torch.distributions.Distribution._validate_args
+    peer = peers.build_peer(name, dim, budget=6000)
+    assert torch.distributions.Distribution._validate_args == checks
+    assert peers.count_parameters(peer) == pytest.approx(6000, rel=0.1)
+    x = torch.randn(64, dim)
+    peer.train().loss(x).backward()
+    assert sum(float(p.grad.abs().sum()) for p in peer.parameters() if p.grad is not None) > 0
+    peer.eval()
+    assert peer.sample(7).shape == (7, dim)
+    if dim == 2:
+        axis = torch.linspace(-12, 12, 241)
+        mass = peer.log_prob(torch.cartesian_prod(axis, axis)).exp().sum() * 0.1**2
+        assert float(mass.detach()) == pytest.approx(1, abs=0.02)
+
+
+def test_mixture_finds_its_components() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-4, 1, (300, 2)), rng.normal(4, 1, (300, 2))])[rng.permutation(600)]
+    model, _ = mixture_peer.fit_mixture(x[:500], x[500:], seed=0)
+    assert model.n_components >= 2
+    assert mixture_peer.mixture_parameters(model) == 6 * model.n_components - 1
+
+
+def _row(value: float, **more: Any) -> dict[str, Any]:
+    return {"metric": "nll", "value": value, "unit": "nats", **more}
+
+
+def test_store_resumes_and_replaces(tmp_path: Path) -> None:
+    store = report.ResultStore(tmp_path)
+    store.add(("moons", "nhf", 0), "a", [_row(1.0)])
+    store.add(("moons", "nhf", 1), "a", [{"metric": "failed", "value": 1.0}])
+    again = report.ResultStore(tmp_path)
+    assert again.is_finished(("moons", "nhf", 0), "a")
+    assert not again.is_finished(("moons", "nhf", 0), "b")
+    assert not again.is_finished(("moons", "nhf", 1), "a")
+    assert not again.is_finished(("moons", "nhf", 2), "a")
+    again.add(("moons", "nhf", 0), "b", [_row(2.0)])
+    assert again.values("moons", "nhf", "nll") == {0: 2.0}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    with pytest.raises(ValueError, match="choose another --out"):
+        report.ResultStore(tmp_path, quick=True)
+    (tmp_path / "metrics.json").write_text("[{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        report.ResultStore(tmp_path)
+
+
+def test_overview_puts_short_falls_first(tmp_path: Path) -> None:
+    store = report.ResultStore(tmp_path / "density")
+    store.add(("a", "nhf", 0), "x", [_row(1.0, bar=1.5)])
+    store.add(("a", "nhf", 1), "x", [_row(1.2, bar=1.5)])
+    store.add(("b", "nhf", 0), "x", [_row(2.0, bar=1.5), {"metric": "pareto_k_below_0_7", "value": 0.97, "bar": 0.95}])
+    report.write_overview(tmp_path)
+    lines = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith(("| short", "| r"))]
+    assert [line.split(" | ")[0] for line in lines] == ["| short", "| reached", "| reached"]
+    assert "1.100 ± 0.100" in lines[1]
+
+
+def test_paired_differences_are_judged_by_two_standard_errors(tmp_path: Path) -> None:
+    from density_tabular import paired_differences
+
+    store = report.ResultStore(tmp_path)
+    for seed, (nhf, realnvp, gmm) in enumerate([(1.0, 2.0, 1.1), (5.0, 6.1, 4.8), (3.0, 4.0, 3.1)]):
+        for model, value in {"nhf": nhf, "realnvp": realnvp, "gmm": gmm}.items():
+            store.add(("wine", model, seed), "x", [_row(value)])
+    rows = {row["metric"]: row for row in paired_differences(store)}
+    assert rows["nll_minus_realnvp"]["value"] == pytest.approx(-31 / 30)
+    assert rows["nll_minus_realnvp"]["verdict"] == "better"
+    assert rows["nll_minus_gmm"]["verdict"] == "reached"
+    assert rows["sets_better_than_realnvp"]["value"] == 1
+    assert rows["failed_runs"]["value"] == 0
+
+
+def _quick(script: str, out: Path, *arguments: str) -> str:
+    command = [sys.executable, str(EXPERIMENTS / script), "--quick", "--out", str(out), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "case", "models", "figure"),
+    [
+        ("density_2d.py", "two_moons", ["nhf", "maf"], "two_moons.png"),
+        ("density_tabular.py", "wine", ["nhf", "gmm"], "nll.png"),
+    ],
+)
+def test_quick_run_writes_and_resumes(script: str, case: str, models: list[str], figure: str, tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    _quick(script, out, "--seeds", "0", "--models", *models)
+    rows = json.loads((out / "metrics.json").read_text())
+    nll = {row["model"]: row for row in rows if row["metric"] == "nll"}
+    assert set(nll) == set(models)
+    assert all(row["case"] == case and np.isfinite(row["value"]) and row["params"] > 0 for row in nll.values())
+    assert not [row for row in rows if row["metric"] == "failed" or row["metric"] == "certificate_failed"]
+    assert (out / figure).stat().st_size > 5000
+    table = (out / "table.md").read_text()
+    assert all(f"| {model} | nll |" in table for model in models)
+    assert "Every figure that has a bar" in (tmp_path / "README.md").read_text()
+    assert "2 of 2 runs are finished already" in _quick(script, out, "--seeds", "0", "--models", *models)
+    assert json.loads((out / "metrics.json").read_text()) == rows

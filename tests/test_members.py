@@ -1,0 +1,69 @@
+"""Every member keeps the promises of its family, and no concrete class of the package is left out."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+from torch.distributions import Transform
+
+import hamflow
+from hamflow.energies import Energy, Hamiltonian
+from hamflow.steps import Step
+from hamflow.testing import check_energy, check_flow, check_step
+from tests.members import ABSTRACT, ENERGIES, EXEMPT, FLOWS, HAMILTONIANS, STEPS, Member
+
+FAMILIES = {Energy: ENERGIES, Hamiltonian: HAMILTONIANS, Step: STEPS, Transform: FLOWS}
+
+
+def parametrised(members: dict[str, Member]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("member", members.values(), ids=members.keys())
+
+
+@parametrised(ENERGIES | {f"hamiltonian_{name}": member for name, member in HAMILTONIANS.items()})
+def test_energy(member: Member) -> None:
+    assert check_energy(member.make(), member.dim).gradient <= 1e-12
+
+
+@parametrised(STEPS)
+def test_step(member: Member) -> None:
+    step = member.make()
+    report = check_step(step, member.dim, dt=member.dt, n_steps=member.n_steps)
+    assert report.symplecticity <= 1e-12
+    layered = member.n_steps == 8
+    assert (report.order is None) == (step.order is None or layered)
+
+
+@parametrised(FLOWS)
+def test_flow(member: Member) -> None:
+    assert check_flow(member.make(), member.dim).round_trip <= 1e-10
+
+
+def package_classes() -> set[type]:
+    classes: set[type] = set()
+    for info in pkgutil.walk_packages(hamflow.__path__, "hamflow."):
+        module = importlib.import_module(info.name)
+        classes |= {c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name}
+    return classes
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_no_class_is_left_out(family: type) -> None:
+    found = {c for c in package_classes() if issubclass(c, family)} - ABSTRACT
+    listed = {type(member.make()) for member in FAMILIES[family].values()}
+    missing = {c.__name__ for c in found - listed} - set(EXEMPT)
+    assert not missing, f"tests/members.py lists no {sorted(missing)}"
+    assert listed <= found, "members of another package or family"
+
+
+def test_exempt_classes_exist() -> None:
+    assert set(EXEMPT) <= {c.__name__ for c in package_classes()}
+
+
+def test_every_scheme_is_a_step() -> None:
+    names = {
+        member.make().scheme.name
+        for name, member in STEPS.items()
+        if name.endswith("_pendulums") and "impl" not in name
+    }
+    assert names == set(hamflow.SCHEMES)
