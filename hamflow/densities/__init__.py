@@ -2,14 +2,14 @@
 
 from hamflow.densities.bounds import effective_sample_size, importance_bound, pareto_k, reparameterised_loss
 from hamflow.densities.encoders import FlowEncoder, GaussianEncoder
-from hamflow.densities.mixture import GaussianMixture
+from hamflow.densities.mixture import PhaseMixture
 from hamflow.densities.quadrature import Quadrature, integrate_momentum
 from hamflow.densities.warm_start import StartingMixture, choose_mixture
 
 __all__ = [
     "FlowEncoder",
     "GaussianEncoder",
-    "GaussianMixture",
+    "PhaseMixture",
     "Quadrature",
     "StartingMixture",
     "choose_mixture",

@@ -16,12 +16,18 @@ from hamflow.errors import check_choice, check_positive
 
 
 class GaussianEncoder(nn.Module):
-    r"""A Gaussian :math:`f(p \mid q) = \mathcal N\bigl(p;\ \mu(q),\ L(q) L(q)^\top\bigr)`, standard normal when fresh.
+    r"""A Gaussian whose mean, scales and (in few dimensions) correlations depend on the position,
+
+    .. math:: f(p \mid q) = \mathcal N\bigl(p;\ A q + m(q),\ L(q) L(q)^\top\bigr), \qquad
+              L(q) = U(q) \operatorname{diag}\, e^{s(q)},
+
+    with m and s from one network and U unit lower triangular. Standard normal when fresh. The linear part A q is exact
+    where the flow is linear, so the network has only the rest to learn.
 
     Args:
         dim: d, the number of positions and of momenta.
         width: the width of the two hidden layers.
-        covariance: ``"full"`` (L lower triangular) or ``"diagonal"``.
+        covariance: ``"full"``: U depends on q, d (d - 1) / 2 outputs; ``"shared"``: U is one learned matrix.
 
     Raises:
         InputError: an argument is out of range.
@@ -39,56 +45,58 @@ class GaussianEncoder(nn.Module):
         super().__init__()
         check_positive("dim", dim, integer=True)
         check_positive("width", width, integer=True)
-        check_choice("covariance", covariance, ("full", "diagonal"))
+        check_choice("covariance", covariance, ("full", "shared"))
         self.dim = dim
         self.covariance = covariance
-        outputs = 2 * dim + (dim * (dim - 1) // 2 if covariance == "full" else 0)
-        last = nn.Linear(width, outputs)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        n_lower = dim * (dim - 1) // 2
+        last = nn.Linear(width, 2 * dim + (n_lower if covariance == "full" else 0))
+        self.linear = nn.Linear(dim, dim, bias=False)
+        for parameter in (last.weight, last.bias, self.linear.weight):
+            nn.init.zeros_(parameter)
         self.network = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+        if covariance == "shared":
+            self.lower = nn.Parameter(torch.zeros(n_lower))
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        shape = (particles, *q.shape)
-        noise = torch.randn(shape, dtype=q.dtype, device=q.device, generator=generator)
-        return self._colour(noise, *self._moments(q))
+        return self._colour(self._noise(q, particles, generator), *self._moments(q))
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
-        """log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
+        """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
         loc, log_scale, lower = self._moments(q)
-        noise = self._whiten(p, loc, log_scale, lower)
-        return _standard_normal(noise) - log_scale.sum(-1)
+        return _standard_normal(self._whiten(p, loc, log_scale, lower)) - log_scale.sum(-1)
 
-    def _moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        loc, log_scale, rest = self.network(q).split((self.dim, self.dim, self._n_lower), dim=-1)
-        # A smooth floor and ceiling keep one wild row from overflowing the whole bound.
-        log_scale = 6 * torch.tanh(log_scale / 6)
-        if self.covariance == "diagonal":
-            return loc, log_scale, None
+    @staticmethod
+    def _noise(q: Tensor, particles: int, generator: torch.Generator | None) -> Tensor:
+        return torch.randn((particles, *q.shape), dtype=q.dtype, device=q.device, generator=generator)
+
+    def _moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Mean (n, d), log scale (n, d) and U of shape (n, d, d) or (d, d).
+        outputs = self.network(q)
+        loc, log_scale = outputs[:, : self.dim] + self.linear(q), outputs[:, self.dim : 2 * self.dim]
+        below = self.lower if self.covariance == "shared" else outputs[:, 2 * self.dim :]
         row, column = torch.tril_indices(self.dim, self.dim, -1, device=q.device)
-        lower = torch.diag_embed(torch.ones_like(loc))
-        lower = lower.index_put((torch.arange(len(q), device=q.device).unsqueeze(-1), row, column), rest)
-        return loc, log_scale, lower
-
-    @property
-    def _n_lower(self) -> int:
-        return self.dim * (self.dim - 1) // 2 if self.covariance == "full" else 0
+        unit = torch.eye(self.dim, dtype=q.dtype, device=q.device).expand(*below.shape[:-1], -1, -1)
+        index = (row, column) if below.ndim == 1 else (torch.arange(len(q), device=q.device)[:, None], row, column)
+        # A smooth floor and ceiling keep one wild row from overflowing the whole bound.
+        return loc, 6 * torch.tanh(log_scale / 6), unit.index_put(index, below)
 
     @staticmethod
-    def _colour(noise: Tensor, loc: Tensor, log_scale: Tensor, lower: Tensor | None) -> Tensor:
-        # L = U diag(s), U unit lower triangular.
+    def _colour(noise: Tensor, loc: Tensor, log_scale: Tensor, lower: Tensor) -> Tensor:
         scaled = log_scale.exp() * noise
-        return loc + (scaled if lower is None else (lower @ scaled.unsqueeze(-1)).squeeze(-1))
+        mixed = scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower)
+        return loc + mixed
 
     @staticmethod
-    def _whiten(p: Tensor, loc: Tensor, log_scale: Tensor, lower: Tensor | None) -> Tensor:
+    def _whiten(p: Tensor, loc: Tensor, log_scale: Tensor, lower: Tensor) -> Tensor:
+        solve = {"upper": False, "unitriangular": True}
         centred = p - loc
-        if lower is not None:
-            centred = torch.linalg.solve_triangular(
-                lower, centred.unsqueeze(-1), upper=False, unitriangular=True
-            ).squeeze(-1)
-        return centred * (-log_scale).exp()
+        if lower.ndim == 2:
+            flat = torch.linalg.solve_triangular(lower, centred.reshape(-1, centred.shape[-1]).mT, **solve)
+            return flat.mT.reshape(centred.shape) * (-log_scale).exp()
+        # One factor a row, shared by all its particles: (n, d, particles).
+        columns = torch.linalg.solve_triangular(lower, centred.flatten(0, -3).permute(1, 2, 0), **solve)
+        return columns.permute(2, 0, 1).reshape(centred.shape) * (-log_scale).exp()
 
 
 class FlowEncoder(GaussianEncoder):
@@ -99,7 +107,7 @@ class FlowEncoder(GaussianEncoder):
     Args:
         dim: d, the number of positions and of momenta.
         width: the width of the hidden layers.
-        covariance: ``"full"`` or ``"diagonal"``.
+        covariance: ``"full"`` or ``"shared"``, see :class:`GaussianEncoder`.
         transforms: the number of coupling layers.
         bins: the number of spline bins.
 
@@ -128,16 +136,15 @@ class FlowEncoder(GaussianEncoder):
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        shape = (particles, *q.shape)
-        noise = torch.randn(shape, dtype=q.dtype, device=q.device, generator=generator)
-        context = q.expand(shape).reshape(-1, self.dim)
+        noise = self._noise(q, particles, generator)
+        context = q.expand_as(noise).reshape(-1, self.dim)
         flat = noise.reshape(-1, self.dim)
         for transform in self.transforms:
             flat, _ = transform(flat, context)
-        return self._colour(flat.reshape(shape), *self._moments(q))
+        return self._colour(flat.reshape(noise.shape), *self._moments(q))
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
-        """log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
+        """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
         loc, log_scale, lower = self._moments(q)
         flat = self._whiten(p, loc, log_scale, lower).reshape(-1, self.dim)
         context = q.expand(p.shape).reshape(-1, self.dim)

@@ -1,4 +1,4 @@
-"""A learned mixture of Gaussians: the base density of a flow on phase space."""
+"""The base density of a flow on phase space: a learned mixture with tails of its own."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ import math
 
 import torch
 from pyro import distributions as dist
+from scipy.special import gammaincinv
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hamflow.errors import InputError, check_choice, check_positive
+from hamflow.errors import check_choice, check_positive
+
+GAUSSIAN = 1e4  # degrees of freedom from which on a component counts as Gaussian
 
 
-class GaussianMixture(nn.Module):
-    r"""A mixture of K Gaussians on :math:`\mathbb R^{D}`,
+class PhaseMixture(nn.Module):
+    r"""A mixture of K components on phase space :math:`x = (q, p) \in \mathbb R^{2d}`,
 
-    .. math:: \log p(x) = \log \sum_k \pi_k\, |\det P_k|\, (2\pi)^{-D/2}
-              e^{-\frac12 \lVert P_k (x - \mu_k) \rVert^2},
+    .. math:: p(x) = \sum_k \pi_k\, |\det P_k|\; t_{\nu_k}\bigl(y^k_q\bigr)\, \mathcal N\bigl(y^k_p; 0, I\bigr),
+              \qquad (y^k_q, y^k_p) = P_k (x - \mu_k),
 
-    with the precision factors :math:`P_k` lower triangular with a positive diagonal, so that the density costs one
-    matrix product and no solve. A fresh mixture has K standard normal components around slightly different means.
+    with lower-triangular precision factors :math:`P_k` of positive diagonal: the position of a component follows a
+    multivariate Student t with :math:`\nu_k` degrees of freedom, learned from 1 (Cauchy) to the Gaussian limit, and the
+    momentum a Gaussian around a linear function of the position. A volume-preserving flow with bounded forces cannot
+    make tails heavier, so the base has to bring them. The density costs one matrix product and no solve.
 
     Args:
-        dim: D.
+        dim: d, the number of positions and of momenta.
         components: K.
-        covariance: ``"full"`` or ``"diagonal"``.
+        covariance: ``"full"`` couples all of (q, p); ``"block"`` has a full factor for q and a diagonal one for p.
 
     Raises:
         InputError: an argument is out of range.
 
+    References:
+        Alexanderson and Henter (2020), Robust Model Training and Generalisation with Studentising Flows,
+        arXiv 2006.06599; Peel and McLachlan (2000), Statistics and Computing 10, 339.
+
     Example:
         >>> import torch
-        >>> from hamflow.densities import GaussianMixture
-        >>> GaussianMixture(4, components=3).log_prob(torch.zeros(5, 4)).shape
+        >>> from hamflow.densities import PhaseMixture
+        >>> PhaseMixture(2, components=3).log_prob(torch.zeros(5, 4)).shape
         torch.Size([5])
     """
 
@@ -40,73 +49,124 @@ class GaussianMixture(nn.Module):
         super().__init__()
         check_positive("dim", dim, integer=True)
         check_positive("components", components, integer=True)
-        check_choice("covariance", covariance, ("full", "diagonal"))
+        check_choice("covariance", covariance, ("full", "block"))
         self.dim = dim
         self.components = components
         self.covariance = covariance
+        size = 2 * dim if covariance == "full" else dim
         self.logits = nn.Parameter(torch.zeros(components))
-        self.loc = nn.Parameter(0.1 * torch.randn(components, dim) if components > 1 else torch.zeros(1, dim))
-        self.log_diagonal = nn.Parameter(torch.zeros(components, dim))
-        if covariance == "full":
-            # Only the entries under the diagonal are stored, row by row: a count of parameters counts what is learned.
-            self.lower = nn.Parameter(torch.zeros(components, dim * (dim - 1) // 2))
+        self.loc = nn.Parameter(torch.zeros(components, 2 * dim))
+        self.log_diagonal = nn.Parameter(torch.zeros(components, 2 * dim))
+        # Only the entries under the diagonal, row by row: a count of parameters counts what is learned.
+        self.lower = nn.Parameter(torch.zeros(components, size * (size - 1) // 2))
+        self.log_degrees = nn.Parameter(torch.full((components,), math.log(GAUSSIAN)))
 
     def precision_factor(self) -> Tensor:
-        """P of shape (K, D, D), lower triangular: the precision of a component is P' P."""
+        """P of shape (K, 2d, 2d), lower triangular."""
         factor = torch.diag_embed(self.log_diagonal.exp())
-        if self.covariance == "diagonal":
-            return factor
-        row, column = torch.tril_indices(self.dim, self.dim, -1, device=factor.device)
+        size = 2 * self.dim if self.covariance == "full" else self.dim
+        row, column = torch.tril_indices(size, size, -1, device=factor.device)
         component = torch.arange(self.components, device=factor.device).unsqueeze(-1)
         return factor.index_put((component, row, column), self.lower)
 
+    def degrees(self) -> Tensor:
+        """The degrees of freedom, (K,), above 1."""
+        return 1 + self.log_degrees.exp()
+
     def log_prob(self, x: Tensor) -> Tensor:
-        """The log density, (*batch, D) -> (*batch,)."""
-        if self.covariance == "diagonal":
-            scaled = (x.unsqueeze(-2) - self.loc) * self.log_diagonal.exp()
+        """The log density, (*batch, 2d) -> (*batch,)."""
+        d, factor = self.dim, self.precision_factor()
+        if self.covariance == "full":
+            y_q, y_p = self._scaled(x, factor, self.loc).split(d, dim=-1)
         else:
-            factor = self.precision_factor()
-            shift = (factor @ self.loc.unsqueeze(-1)).squeeze(-1)
-            product = functional.linear(x, factor.reshape(-1, self.dim))
-            scaled = product.unflatten(-1, (self.components, self.dim)) - shift
-        log_component = self.log_diagonal.sum(-1) - 0.5 * (scaled**2).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+            y_q = self._scaled(x[..., :d], factor[:, :d, :d], self.loc[:, :d])
+            y_p = (x[..., d:].unsqueeze(-2) - self.loc[:, d:]) * self.log_diagonal[:, d:].exp()
+        log_component = (
+            log_student((y_q**2).sum(-1), self.degrees(), d)
+            - 0.5 * (y_p**2).sum(-1)
+            - 0.5 * d * math.log(2 * math.pi)
+            + self.log_diagonal.sum(-1)
+        )
         return torch.logsumexp(log_component + self.logits.log_softmax(-1), dim=-1)
 
+    @staticmethod
+    def _scaled(x: Tensor, factor: Tensor, loc: Tensor) -> Tensor:
+        # P (x - mu) for all components at once, (*batch, n) -> (*batch, K, n).
+        shift = (factor @ loc.unsqueeze(-1)).squeeze(-1)
+        return functional.linear(x, factor.flatten(0, 1)).unflatten(-1, shift.shape) - shift
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` draws, (n, D)."""
+        """``n`` draws, (n, 2d)."""
         like = self.loc
         chosen = torch.multinomial(self.logits.softmax(-1), n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.dim, dtype=like.dtype, device=like.device, generator=generator)
-        if self.covariance == "diagonal":
-            return self.loc[chosen] + noise * (-self.log_diagonal[chosen]).exp()
+        noise = torch.randn(n, 2 * self.dim, dtype=like.dtype, device=like.device, generator=generator)
+        uniform = torch.rand(n, dtype=torch.float64, device=like.device, generator=generator)
+        # Student t: a Gaussian over the root of a mean-one gamma variable, here by its quantile function, because
+        # torch's own gamma sampler takes no generator.
+        half = self.degrees()[chosen].double() / 2
+        noise[:, : self.dim] *= _gamma_quantile(uniform, half).div(half).rsqrt().to(noise).unsqueeze(-1)
         spread = torch.linalg.inv(self.precision_factor())[chosen]
         return self.loc[chosen] + (spread @ noise.unsqueeze(-1)).squeeze(-1)
 
-    def distribution(self) -> dist.MixtureSameFamily:
-        """The same density as a Pyro distribution with event shape (D,)."""
-        scale = torch.linalg.inv(self.precision_factor())
-        covariance = scale @ scale.mT
-        return dist.MixtureSameFamily(
-            dist.Categorical(logits=self.logits), dist.MultivariateNormal(self.loc, covariance_matrix=covariance)
-        )
+    def distribution(self) -> PhaseMixtureDistribution:
+        """The same density as a Pyro distribution with event shape (2d,)."""
+        return PhaseMixtureDistribution(self)
 
     @torch.no_grad()
-    def set(self, weights: Tensor, means: Tensor, precisions: Tensor) -> None:
-        """Set the mixture from weights (K,), means (K, D) and precision matrices (K, D, D).
+    def set_positions(self, weights: Tensor, means: Tensor, scales: Tensor, degrees: float) -> None:
+        """Set the mixture of q; the momentum becomes a standard normal, independent of q.
 
-        Raises:
-            InputError: the shapes do not fit, or the covariance structure is diagonal.
+        Args:
+            weights: (K,).
+            means: (K, d).
+            scales: the scale matrices of the components, (K, d, d).
+            degrees: the degrees of freedom of all of them, above 1.
         """
-        if means.shape != self.loc.shape or self.covariance != "full":
-            raise InputError(
-                f"means has shape {tuple(means.shape)} for a {self.covariance} mixture, "
-                f"expected {tuple(self.loc.shape)} and a full one"
-            )
-        # Q = P' P with P lower triangular: flip the order of the coordinates and Cholesky gives it.
-        flipped = torch.linalg.cholesky(precisions.flip(-1, -2))
-        factor = flipped.mT.flip(-1, -2)
+        d = self.dim
+        # S^-1 = P' P with P lower triangular: the inverse of the Cholesky factor of S.
+        factor = torch.linalg.inv(torch.linalg.cholesky(scales))
         self.logits.copy_(weights.log())
-        self.loc.copy_(means)
-        self.log_diagonal.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
-        row, column = torch.tril_indices(self.dim, self.dim, -1)
-        self.lower.copy_(factor[:, row, column])
+        self.log_degrees.fill_(math.log(degrees - 1))
+        for parameter in (self.loc, self.log_diagonal, self.lower):
+            parameter.zero_()
+        self.loc[:, :d] = means.to(self.loc)
+        self.log_diagonal[:, :d] = factor.diagonal(dim1=-2, dim2=-1).log().to(self.loc)
+        row, column = torch.tril_indices(d, d, -1)
+        # The entries of the leading d rows come first in the row-by-row order of the larger triangle too.
+        self.lower[:, : len(row)] = factor[:, row, column].to(self.loc)
+
+
+class PhaseMixtureDistribution(dist.TorchDistribution):
+    """A :class:`PhaseMixture` as a Pyro distribution, for ``TransformedDistribution`` and ``pyro.sample``."""
+
+    has_rsample = False
+
+    def __init__(self, mixture: PhaseMixture, validate_args: bool | None = None) -> None:
+        self.mixture = mixture
+        event = torch.Size((2 * mixture.dim,))
+        super().__init__(torch.Size(), event, validate_args=validate_args)
+
+    @torch.distributions.constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> torch.distributions.constraints.Constraint:
+        """All of R^(2d)."""
+        return torch.distributions.constraints.real_vector
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """The log density, (*batch, 2d) -> (*batch,)."""
+        return self.mixture.log_prob(x)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+        """Draws of shape (*sample_shape, 2d)."""
+        shape = torch.Size(sample_shape)
+        return self.mixture.sample(max(shape.numel(), 1)).reshape(*shape, *self.event_shape)
+
+
+def log_student(squared: Tensor, degrees: Tensor, d: int) -> Tensor:
+    """Log of the unit-scale multivariate t density in R^d at squared distance from its centre; shapes broadcast."""
+    normaliser = torch.lgamma((degrees + d) / 2) - torch.lgamma(degrees / 2) - 0.5 * d * (degrees * math.pi).log()
+    return normaliser - 0.5 * (degrees + d) * torch.log1p(squared / degrees)
+
+
+def _gamma_quantile(uniform: Tensor, shape: Tensor) -> Tensor:
+    return torch.as_tensor(gammaincinv(shape.cpu().numpy(), uniform.cpu().numpy()), device=uniform.device)

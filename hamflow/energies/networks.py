@@ -112,9 +112,7 @@ class MLPPotential(Energy):
         torch.Size([7, 2])
     """
 
-    def __init__(
-        self, dim: int, widths: Sequence[int] = (64, 64), *, layers: int = 1, spacing: float = 1.0
-    ) -> None:
+    def __init__(self, dim: int, widths: Sequence[int] = (64, 64), *, layers: int = 1, spacing: float = 1.0) -> None:
         super().__init__(layers=layers, spacing=spacing)
         check_positive("dim", dim, integer=True)
         if not widths:

@@ -16,20 +16,22 @@ from torch.distributions import Transform
 from hamflow.densities import (
     FlowEncoder,
     GaussianEncoder,
-    GaussianMixture,
+    PhaseMixture,
     choose_mixture,
     importance_bound,
     reparameterised_loss,
 )
+from hamflow.energies import QuadraticKinetic
 from hamflow.errors import CheckpointError, InputError, check_choice, check_positive, check_rows, check_training_table
 from hamflow.flow import PhaseFlow, layered_hamiltonian
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.lifts import coupling_flow
 from hamflow.models.storage import SavedModel, write_model
 from hamflow.standardize import Whitening
-from hamflow.steps import SCHEMES, Lift, Splitting
+from hamflow.steps import SCHEMES, Drift, Lift, Splitting
 from hamflow.training import History, fit, split_rows
 
+_FEW = 8  # columns up to which a covariance of (q, p) with d (d - 1) / 2 correlations is worth its parameters
 _CHUNK = 1 << 17  # rows of (q, p) moved at once when scoring: bounds the memory, not the result
 
 
@@ -106,6 +108,8 @@ class NHF(nn.Module):
         check_positive("dim", dim, integer=True)
         check_positive("n_steps", n_steps, integer=True)
         check_positive("particles", particles, integer=True)
+        if components is not None:
+            check_positive("components", components, integer=True)
         check_choice("scheme", scheme, tuple(SCHEMES))
         check_choice("encoder", encoder, ("gaussian", "flow"))
         check_choice("whiten", whiten, ("auto", "full", "diagonal", "none"))
@@ -116,10 +120,11 @@ class NHF(nn.Module):
         self.lift = coupling_flow(lift, dim, layers=lift_layers, width=lift_width) if isinstance(lift, str) else lift
         energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
         self.flow = PhaseFlow(Splitting(energy, SCHEMES[scheme]), n_steps=n_steps, dt=dt)
-        self.base = GaussianMixture(2 * dim, components or 1)
-        # A full covariance has d (d + 1) / 2 outputs: worth it only while they are few.
+        self.base = self._new_base(1 if components is None else components)
+        # With fresh potentials the steps are free motion; this takes it back first, so the flow starts as the identity.
+        self.drift = PhaseFlow(Drift(QuadraticKinetic(dim)), dt=n_steps * dt, reverse=True)
         build = FlowEncoder if encoder == "flow" else GaussianEncoder
-        self.encoder = build(dim, width=encoder_width, covariance="full" if dim <= 8 else "diagonal")
+        self.encoder = build(dim, width=encoder_width, covariance="full" if dim <= _FEW else "shared")
         self.history = History()
 
     # Coordinates
@@ -127,7 +132,7 @@ class NHF(nn.Module):
     @property
     def transform(self) -> ComposeTransformModule:
         """The whole map from the base to (q, p) in data coordinates, a Pyro transform of R^(2d) with log-det zero."""
-        return ComposeTransformModule([self.flow, *self._lifts()])
+        return ComposeTransformModule([self.drift, self.flow, *self._lifts()])
 
     def _lifts(self) -> list[PhaseFlow]:
         return [PhaseFlow(Lift(f)) for f in (self.lift, self.whitening) if f is not None]
@@ -146,8 +151,8 @@ class NHF(nn.Module):
         return inner, log_det - self.lift.log_abs_det_jacobian(inner, z).reshape(log_det.shape)
 
     def log_joint_standardised(self, z: Tensor, p: Tensor) -> Tensor:
-        """log p(z, p) in the coordinates of the steps, z (n, dim) and p (*particles, n, dim) -> (*particles, n)."""
-        log_prob: Tensor = self.base.log_prob(self.flow.inv(torch.cat((z.expand_as(p), p), dim=-1)))
+        """Log p(z, p) in the coordinates of the steps, z (n, dim) and p (*particles, n, dim) -> (*particles, n)."""
+        log_prob: Tensor = self.base.log_prob(self.drift.inv(self.flow.inv(torch.cat((z.expand_as(p), p), dim=-1))))
         return log_prob
 
     # Training
@@ -168,7 +173,7 @@ class NHF(nn.Module):
 
     def _sleep_loss(self, n: int) -> Tensor:
         with torch.no_grad():
-            q, p = self.flow(self.base.sample(n)).chunk(2, dim=-1)
+            q, p = self.flow(self.drift(self.base.sample(n))).chunk(2, dim=-1)
         return -self.encoder(p, q).mean()
 
     def fit(
@@ -235,7 +240,7 @@ class NHF(nn.Module):
             z, _ = self.standardise(rows)
             z_held, log_det = self.standardise(held_out)
             mixture = choose_mixture(z, z_held, components=self.config["components"], seed=seed)
-            candidates.append((kind, mixture, mixture.scores + log_det.double().cpu().numpy()))
+            candidates.append((kind, mixture, mixture.scores + log_det.double().cpu()[: len(mixture.scores)]))
         kind, mixture, scores = candidates[0]
         if len(candidates) == 2:
             gain = candidates[1][2] - scores
@@ -243,18 +248,11 @@ class NHF(nn.Module):
             if gain.mean() > 2 * gain.std() / len(gain) ** 0.5:
                 kind, mixture, _ = candidates[1]
         self.whitening.estimate(rows, kind)
-        self.base = GaussianMixture(2 * self.dim, len(mixture.weights)).to(self.whitening.loc)
-        # With fresh potentials the flow is linear, x -> A x. The base is the mixture (q) times a standard normal (p),
-        # pulled back through A, so that its image is exactly that product.
-        identity = torch.eye(2 * self.dim, dtype=rows.dtype, device=rows.device)
-        linear = (self.flow(identity) - self.flow(torch.zeros_like(identity))).mT.double().cpu()
-        means = torch.zeros(len(mixture.weights), 2 * self.dim, dtype=torch.float64)
-        means[:, : self.dim] = torch.as_tensor(mixture.means)
-        precisions = torch.eye(2 * self.dim, dtype=torch.float64).repeat(len(mixture.weights), 1, 1)
-        precisions[:, : self.dim, : self.dim] = torch.as_tensor(mixture.precisions)
-        self.base.set(
-            torch.as_tensor(mixture.weights), torch.linalg.solve(linear, means.mT).mT, linear.mT @ precisions @ linear
-        )
+        self.base = self._new_base(len(mixture.weights)).to(self.whitening.loc)
+        self.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
+
+    def _new_base(self, components: int) -> PhaseMixture:
+        return PhaseMixture(self.dim, components, covariance="full" if self.dim <= _FEW else "block")
 
     # Use
 
@@ -297,7 +295,7 @@ class NHF(nn.Module):
 
     @torch.no_grad()
     def log_weights(self, x: Any, *, particles: int, seed: int | None = 0) -> Tensor:
-        """log p(x, p_k) - log f(p_k | x) for ``particles`` draws of the encoder, x of shape (n, dim) -> (K, n)."""
+        """Log p(x, p_k) - log f(p_k | x) for ``particles`` draws of the encoder, x of shape (n, dim) -> (K, n)."""
         check_positive("particles", particles, integer=True)
         rows = self._rows(x, "x")
         generator = _generator(seed, rows.device)
@@ -312,11 +310,11 @@ class NHF(nn.Module):
 
     @torch.no_grad()
     def log_encoder(self, q: Any, p: Any) -> Tensor:
-        """log f(p | q) in data coordinates, q and p of shape (n, dim) -> (n,)."""
+        """Log f(p | q) in data coordinates, q and p of shape (n, dim) -> (n,)."""
         q, p = self._rows(q, "q"), self._rows(p, "p")
         # The lifts carry p along: back to the coordinates in which the encoder speaks.
         z, inner = ComposeTransformModule(self._lifts()).inv(torch.cat((q, p), dim=-1)).chunk(2, dim=-1)
-        log_f: Tensor = self.encoder(inner, z) + self.standardise(q)[1]
+        log_f: Tensor = self.encoder(inner, z) - self.standardise(q)[1]
         return log_f
 
     def certificate(self, x: Any, *, particles: int = 1000, n_model: int = 1000, seed: int = 0) -> Certificate:

@@ -1,5 +1,6 @@
 """Steps: invertible, volume-preserving maps of phase space."""
 
+from hamflow.steps.drift import Drift
 from hamflow.steps.implicit import ImplicitMidpoint
 from hamflow.steps.lift import Lift
 from hamflow.steps.schemes import BLANES_MOAN4, LEAPFROG, SCHEMES, SYMPLECTIC_EULER, YOSHIDA4, YOSHIDA6, Scheme
@@ -13,6 +14,7 @@ __all__ = [
     "SYMPLECTIC_EULER",
     "YOSHIDA4",
     "YOSHIDA6",
+    "Drift",
     "ImplicitMidpoint",
     "Lift",
     "Scheme",

@@ -43,9 +43,7 @@ class ImplicitMidpoint(Step):
 
     order = 2
 
-    def __init__(
-        self, hamiltonian: Hamiltonian, *, tolerance: float | None = None, max_iterations: int = 50
-    ) -> None:
+    def __init__(self, hamiltonian: Hamiltonian, *, tolerance: float | None = None, max_iterations: int = 50) -> None:
         super().__init__()
         if not isinstance(hamiltonian, Hamiltonian):
             raise InputError(f"hamiltonian is a {type(hamiltonian).__name__}, expected a Hamiltonian")

@@ -92,7 +92,9 @@ def _composed(name: str, weights: tuple[float, ...], order: int, reference: str)
     return Scheme(name, kicks, drifts, order, reference)
 
 
-SYMPLECTIC_EULER = Scheme("symplectic_euler", (1.0,), (1.0,), 1, "de Vogelaere (1956), University of Notre Dame report 4")
+SYMPLECTIC_EULER = Scheme(
+    "symplectic_euler", (1.0,), (1.0,), 1, "de Vogelaere (1956), University of Notre Dame report 4"
+)
 LEAPFROG = Scheme("leapfrog", (0.5, 0.5), (1.0,), 2, "Verlet (1967), Physical Review 159, 98")
 YOSHIDA4 = _composed(
     "yoshida4", _symmetric((1 / (2 - 2 ** (1 / 3)),), centre=True), 4, "Yoshida (1990), Physics Letters A 150, 262"

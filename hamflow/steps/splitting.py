@@ -59,9 +59,7 @@ class Splitting(Step):
         """Undoes one step that began at time t; q and p of shape (*batch, d)."""
         return self.iterate_inverse(q, p, t, dt, 1)
 
-    def iterate(
-        self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
         """``n_steps`` steps with neighbouring kicks merged."""
         return self._run(q, p, t, dt, self.scheme.stages(n_steps))
 

@@ -32,9 +32,7 @@ class Step(nn.Module):
         """The state at time t from the state at time t + dt: undoes ``forward(..., t, dt)``."""
         raise NotImplementedError(f"{type(self).__name__} must implement inverse(q, p, t, dt)")
 
-    def iterate(
-        self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
         """``n_steps`` steps from time t."""
         for k in range(n_steps):
             q, p = self(q, p, t + k * dt, dt)
