@@ -27,6 +27,7 @@ class Schedule:
     batch_size: int
     patience: int | None = None
     weight_decay: float = 0.0
+    decay: str = "cosine"
 
     def epochs(self, n_rows: int) -> int:
         """Number of epochs that comes closest to the iterations."""
@@ -50,7 +51,11 @@ def configuration(name: str, case: str, dim: int, budget: int, schedule: Schedul
     """What decides the figures of a contender, apart from the data."""
     if name == "gmm":
         return dict(mixture_peer.SETTINGS)
-    own = nhf_models.settings(name, case, dim, budget) if name in nhf_models.NHF_MODELS else peers.settings(name, dim)
+    own = (
+        nhf_models.settings(name, case, dim, budget)
+        if name in nhf_models.PLANAR_NHF_MODELS
+        else peers.settings(name, dim)
+    )
     return {"budget": budget, "schedule": vars(schedule), "settings": own}
 
 
@@ -67,12 +72,13 @@ def train(
         "batch_size": schedule.batch_size,
         "patience": schedule.patience,
         "weight_decay": schedule.weight_decay,
+        "schedule": schedule.decay,
         "learning_rate": configuration(name, case, dim, budget, schedule)["settings"]["learning_rate"],
         "seed": seed,
     }
     torch.manual_seed(seed)
-    if name in nhf_models.NHF_MODELS:
-        model = nhf_models.build(name, case, dim, budget)
+    if name in nhf_models.PLANAR_NHF_MODELS:
+        model = nhf_models.build(name, case, dim, budget, seed)
         # Timed as a whole: the mixture that the flow starts from is part of its training.
         start = time.process_time()
         model.fit(x, validation=validation, progress=False, **arguments)
@@ -125,6 +131,8 @@ class Hamiltonian:
         self.particles = particles
         self.train_seconds = train_seconds
         self.params = peers.count_parameters(model)
+        # What training brought over the mixture that the flow starts from, in nats, on the validation rows.
+        self.training_gain = model.history.start - min(model.history.start, *model.history.validation)
 
     @torch.no_grad()
     def log_density(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The two hamflow contenders: a pure Neural Hamiltonian Flow, and one joined with lifted spline couplings."""
+"""The hamflow contenders: Neural Hamiltonian Flows, pure and joined with lifted spline couplings."""
 
 from __future__ import annotations
 
@@ -8,40 +8,53 @@ import numpy as np
 from numpy.typing import NDArray
 from peers import count_parameters
 
+# nhf_one_component starts from a single component instead of a mixture: what the flow does on its own.
 NHF_MODELS = ("nhf", "nhf_hybrid")
+PLANAR_NHF_MODELS = (*NHF_MODELS, "nhf_one_component")
 MAX_COMPONENTS = 10
 
 
 def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
     """Everything that decides the model and its training, so that a change makes the run start again.
 
-    "model" holds arguments of hamflow.NHF; without a width the budget decides it.
+    "model" holds arguments of hamflow.NHF. In the plane the networks are smaller than the budget allows; on tables the
+    width of the potentials (the width of the lift in a hybrid) is what the budget leaves.
     """
-    model: dict[str, Any] = {"n_steps": 12, "whiten": "diagonal"}
+    model: dict[str, Any]
+    if dim == 2:
+        model = {"n_steps": 8, "width": 64, "particles": 8, "whiten": "diagonal"}
+        if name == "nhf_one_component":
+            model |= {"components": 1, "n_steps": 12, "width": 128, "particles": 16}
+        if name == "nhf_hybrid":
+            model |= {"n_steps": 4, "width": 32, "particles": 4, "lift": "spline"}
+        return {"model": model, "learning_rate": 5e-3, "evaluation_particles": 256}
+    model = {"n_steps": 8, "dt": 0.1, "particles": 8, "whiten": "none", "max_components": MAX_COMPONENTS}
     if name == "nhf_hybrid":
-        planar = {"lift": "spline", "width": 128}
-        model |= {"n_steps": 6, **(planar if dim == 2 else {"lift": "affine", "lift_layers": 2})}
-    if dim > 60:
-        # Every component of the base has a full covariance over (q, p): 8,400 parameters here.
-        model["components"] = 3
-    return {"model": model, "learning_rate": 5e-3, "evaluation_particles": 256 if dim == 2 else 64}
+        model |= {"n_steps": 4, "width": 16, "particles": 4, "lift": "spline", "lift_layers": 4}
+    return {"model": model, "learning_rate": 2e-3, "evaluation_particles": 1000}
 
 
-def build(name: str, case: str, dim: int, budget: int) -> Any:
-    """Build the contender of that name within the budget, counting the most components that its base may choose."""
+def build(name: str, case: str, dim: int, budget: int, seed: int) -> Any:
+    """Build the contender of that name; on tables with the widest networks that keep it within the budget.
+
+    The base is counted with the most components that it may choose.
+    """
     import hamflow as hf
 
     chosen = settings(name, case, dim, budget)["model"]
-    components = chosen.get("components") or MAX_COMPONENTS
+    if dim == 2:
+        return hf.NHF(dim, seed=seed, **chosen)
+    free = "lift_width" if "lift" in chosen else "width"
 
     def size(width: int) -> int:
-        return count_parameters(hf.NHF(dim, **(chosen | {"components": components, "width": width})))
+        return count_parameters(hf.NHF(dim, **(chosen | {"components": MAX_COMPONENTS, free: width})))
 
-    slope = size(9) - size(8)
-    width = chosen.get("width") or 8 + (budget - size(8)) // slope
-    if width < 1 or size(width) > budget:
-        raise ValueError(f"{name} on {case} has {size(max(width, 1))} parameters, expected at most {budget}")
-    return hf.NHF(dim, **(chosen | {"width": width}))
+    width = 1
+    if size(width) > budget:
+        raise ValueError(f"{name} on {case} has {size(1)} parameters at {free} 1, expected at most {budget}")
+    while size(width + 1) <= budget:
+        width += 1
+    return hf.NHF(dim, seed=seed, **(chosen | {free: width}))
 
 
 def certificate_metrics(model: Any, x: NDArray[np.float64], seed: int) -> dict[str, float]:

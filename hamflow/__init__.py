@@ -1,6 +1,8 @@
 """hamflow: probabilistic generative modelling on Hamiltonian steps."""
 
+import importlib
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from hamflow import interop
 from hamflow.energies import (
@@ -31,6 +33,7 @@ from hamflow.steps import (
     Splitting,
     Step,
 )
+from hamflow.training import History
 
 try:
     __version__ = version("hamflow")
@@ -53,6 +56,7 @@ __all__ = [
     "FunctionEnergy",
     "FunctionHamiltonian",
     "Hamiltonian",
+    "History",
     "ImplicitMidpoint",
     "InputError",
     "Lift",
@@ -69,4 +73,17 @@ __all__ = [
     "hamiltonian",
     "interop",
     "load",
+    "plots",
+    "testing",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # What needs seaborn or SciPy's integrators is loaded on first use.
+    if name not in ("plots", "testing"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -34,6 +34,12 @@ def check_positive(name: str, value: float, *, integer: bool = False) -> None:
         raise InputError(f"{name} = {value!r}, expected a {kind}")
 
 
+def check_seed(name: str, value: Any) -> None:
+    """Raise :class:`InputError` unless ``value`` is a whole number under 2^32, as NumPy takes them."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+        raise InputError(f"{name} = {value!r}, expected a whole number from 0 to 2**32 - 1")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise :class:`InputError` unless ``value`` is one of ``choices``."""
     if value not in choices:
@@ -62,7 +68,8 @@ def check_rows(x: Any, name: str = "x", *, dim: int | None = None) -> Tensor:
                 raise InputError(f"{name} holds entries that are not numbers, expected floats: {error}") from error
         if array.dtype.kind not in "fiub":
             raise InputError(f"{name} has dtype {array.dtype}, expected real numbers")
-        x = torch.as_tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+        # A read-only array is copied: a tensor cannot promise not to write to it.
+        x = torch.as_tensor(np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"]))
     if x.is_complex():
         raise InputError(f"{name} has dtype {x.dtype}, expected real numbers")
     if x.dtype not in (torch.float32, torch.float64):
@@ -86,7 +93,7 @@ def check_rows(x: Any, name: str = "x", *, dim: int | None = None) -> Tensor:
 
 
 def check_training_table(x: Any, name: str = "x", *, dim: int | None = None) -> Tensor:
-    """Return a table that a density can be fitted to: as :func:`check_rows`, more rows than columns, no constant column.
+    """Return a table to fit a density to: as :func:`check_rows`, with more rows than columns and no constant column.
 
     Raises:
         InputError: as :func:`check_rows`, or too few rows, or a column without spread.

@@ -138,7 +138,7 @@ def hamiltonian(
 def layered_hamiltonian(
     dim: int, *, n_steps: int, width: int, dt: float, layerwise: bool = True, learn_mass: bool = True
 ) -> SeparableHamiltonian:
-    """A separable Hamiltonian of ridge potentials for ``n_steps`` steps of ``dt``: a layer for each kick, or one in all.
+    """A separable Hamiltonian of ridge potentials for ``n_steps`` steps of ``dt``: a layer a kick, or one for all.
 
     Args:
         dim: d, the number of degrees of freedom.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from pyro.distributions.torch_transform import TransformModule
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -18,6 +17,7 @@ class Whitening(TransformModule):
 
     Args:
         dim: d, the number of columns; a fresh map is the identity.
+        cache_size: 0 or 1, as in ``torch.distributions.Transform``.
 
     Example:
         >>> import torch
@@ -34,8 +34,8 @@ class Whitening(TransformModule):
     loc: Tensor
     scale_tril: Tensor
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
+    def __init__(self, dim: int, *, cache_size: int = 0) -> None:
+        super().__init__(cache_size=cache_size)
         self.register_buffer("loc", torch.zeros(dim))
         self.register_buffer("scale_tril", torch.eye(dim))
 
@@ -51,6 +51,9 @@ class Whitening(TransformModule):
         References:
             Ledoit and Wolf (2004), Journal of Multivariate Analysis 88, 365.
         """
+        # scikit-learn takes longer to import than all the rest, so only those who fit wait for it.
+        from sklearn.covariance import ledoit_wolf
+
         check_choice("whiten", kind, ("none", "diagonal", "full"))
         rows = x.double()
         loc, scale_tril = torch.zeros_like(rows[0]), torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
@@ -64,6 +67,14 @@ class Whitening(TransformModule):
         self.loc.copy_(loc)
         self.scale_tril.copy_(scale_tril)
         return self
+
+    def with_cache(self, cache_size: int = 1) -> Whitening:
+        """This map with another cache size; the buffers are shared."""
+        if self._cache_size == cache_size:
+            return self
+        twin = Whitening(len(self.loc), cache_size=cache_size)
+        twin.loc, twin.scale_tril = self.loc, self.scale_tril
+        return twin
 
     def _call(self, x: Tensor) -> Tensor:
         return self.loc + x @ self.scale_tril.mT

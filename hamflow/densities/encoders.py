@@ -5,11 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from nflows.nn.nets import ResidualNet
-from nflows.transforms import (
-    MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
-    PiecewiseRationalQuadraticCouplingTransform,
-)
 from torch import Tensor, nn
 
 from hamflow.errors import check_choice, check_positive
@@ -95,7 +90,7 @@ class GaussianEncoder(nn.Module):
             flat = torch.linalg.solve_triangular(lower, centred.reshape(-1, centred.shape[-1]).mT, **solve)
             return flat.mT.reshape(centred.shape) * (-log_scale).exp()
         # One factor a row, shared by all its particles: (n, d, particles).
-        columns = torch.linalg.solve_triangular(lower, centred.flatten(0, -3).permute(1, 2, 0), **solve)
+        columns = torch.linalg.solve_triangular(lower, centred.reshape(-1, *lower.shape[:2]).permute(1, 2, 0), **solve)
         return columns.permute(2, 0, 1).reshape(centred.shape) * (-log_scale).exp()
 
 
@@ -150,7 +145,7 @@ class FlowEncoder(GaussianEncoder):
         context = q.expand(p.shape).reshape(-1, self.dim)
         log_det = flat.new_zeros(len(flat))
         for transform in reversed(list(self.transforms)):
-            flat, step = transform.inverse(flat, context)
+            flat, step = transform.inverse(flat, context)  # type: ignore[operator]
             log_det = log_det + step
         return (_standard_normal(flat) + log_det).reshape(p.shape[:-1]) - log_scale.sum(-1)
 
@@ -159,7 +154,13 @@ def _standard_normal(noise: Tensor) -> Tensor:
     return -0.5 * (noise**2).sum(-1) - 0.5 * noise.shape[-1] * math.log(2 * math.pi)
 
 
+# nflows is imported where it is used, so that `import hamflow` does not wait for it.
+
+
 def _coupling(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
+    from nflows.nn.nets import ResidualNet
+    from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform
+
     mask = torch.tensor([1 if (i + first) % 2 else -1 for i in range(dim)])
     return PiecewiseRationalQuadraticCouplingTransform(
         mask,
@@ -171,6 +172,8 @@ def _coupling(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
 
 
 def _autoregressive(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
+    from nflows.transforms import MaskedPiecewiseRationalQuadraticAutoregressiveTransform
+
     return MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
         dim, width, context_features=dim, num_blocks=1, num_bins=bins, tails="linear", tail_bound=5.0
     )

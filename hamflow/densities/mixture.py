@@ -95,6 +95,7 @@ class PhaseMixture(nn.Module):
         shift = (factor @ loc.unsqueeze(-1)).squeeze(-1)
         return functional.linear(x, factor.flatten(0, 1)).unflatten(-1, shift.shape) - shift
 
+    @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` draws, (n, 2d)."""
         like = self.loc
@@ -155,11 +156,10 @@ class PhaseMixtureDistribution(dist.TorchDistribution):
         """The log density, (*batch, 2d) -> (*batch,)."""
         return self.mixture.log_prob(x)
 
-    @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape (*sample_shape, 2d)."""
         shape = torch.Size(sample_shape)
-        return self.mixture.sample(max(shape.numel(), 1)).reshape(*shape, *self.event_shape)
+        return self.mixture.sample(shape.numel()).reshape(*shape, *self.event_shape)
 
 
 def log_student(squared: Tensor, degrees: Tensor, d: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hamflow.errors import InputError, SolveError, check_positive
 
+_NODES, _MAX_NODES = 65, 1025  # nodes a dimension of the first grid and of the last
 _DEPTH = 30.0  # log units under the peak beyond which the integrand is left out: 1e-13 of it
 
 
@@ -29,8 +30,6 @@ def integrate_momentum(
     upper: Tensor,
     *,
     tolerance: float = 1e-4,
-    nodes: int = 65,
-    max_nodes: int = 1025,
 ) -> Quadrature:
     r"""The marginal :math:`\log p(q) = \log \int p(q, p)\, \mathrm dp` by the trapezoidal rule, d = 1 or 2.
 
@@ -41,14 +40,13 @@ def integrate_momentum(
     Args:
         log_joint: (m, d), (m, d) -> (m,).
         q: the points, (n, d).
-        lower, upper: the corners (d,) of a box that holds the momentum's mass.
+        lower: the lower corner (d,) of a box that holds the momentum's mass.
+        upper: the upper corner, (d,).
         tolerance: the largest change at the last halving, in nats.
-        nodes: nodes a dimension of the first grid.
-        max_nodes: nodes a dimension at most.
 
     Raises:
         InputError: d is more than 2.
-        SolveError: the tolerance is not met with ``max_nodes``.
+        SolveError: the tolerance is not met with 1025 nodes a dimension.
 
     References:
         Trefethen and Weideman (2014), SIAM Review 56, 385.
@@ -56,10 +54,10 @@ def integrate_momentum(
     d = q.shape[-1]
     if d > 2:
         raise InputError(f"q has {d} columns, expected 1 or 2: quadrature over more momenta is out of reach")
-    check_positive("nodes", nodes, integer=True)
+    check_positive("tolerance", tolerance)
     values, errors = [], []
     for point in q:
-        value, error = _integrate_one(log_joint, point, lower, upper, tolerance, nodes, max_nodes)
+        value, error = _integrate_one(log_joint, point, lower, upper, tolerance)
         values.append(value)
         errors.append(error)
     return Quadrature(torch.stack(values), torch.stack(errors))
@@ -71,8 +69,6 @@ def _integrate_one(
     lower: Tensor,
     upper: Tensor,
     tolerance: float,
-    nodes: int,
-    max_nodes: int,
 ) -> tuple[Tensor, Tensor]:
     def grid(n: int) -> tuple[Tensor, Tensor, Tensor]:
         axes = [torch.linspace(0, 1, n, dtype=point.dtype, device=point.device) * (b - a) + a
@@ -83,18 +79,18 @@ def _integrate_one(
         return p, values, torch.logsumexp(values, 0) + log_cell
 
     for _ in range(2):
-        p, values, _ = grid(nodes)
+        p, values, _ = grid(_NODES)
         alive = p[values > values.max() - _DEPTH]
-        margin = 2 * (upper - lower) / (nodes - 1)
+        margin = 2 * (upper - lower) / (_NODES - 1)
         lower, upper = alive.min(0).values - margin, alive.max(0).values + margin
-    result, n = grid(nodes)[2], nodes
+    result, n = grid(_NODES)[2], _NODES
     while True:
         n = 2 * n - 1
         finer = grid(n)[2]
         error = (finer - result).abs()
         if error <= tolerance:
             return finer, error
-        if 2 * n - 1 > max_nodes:
+        if 2 * n - 1 > _MAX_NODES:
             raise SolveError(
                 f"the quadrature over the momentum still moved by {float(error):.1e} nats at {n} nodes a dimension, "
                 f"expected <= {tolerance:.0e}"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from hamflow.densities.mixture import GAUSSIAN, log_student
@@ -26,7 +24,7 @@ _MAX_ROWS = 10_000  # more rows would not change which mixture is chosen, only t
 
 @dataclass(frozen=True)
 class StartingMixture:
-    """A mixture of standardised rows: weights (K,), means (K, d), scales (K, d, d), one number of degrees, scores (m,)."""
+    """A mixture of standardised rows: weights (K,), means (K, d), scales (K, d, d), degrees of freedom, scores (m,)."""
 
     weights: Tensor
     means: Tensor
@@ -40,7 +38,7 @@ def choose_mixture(
     held_out: Tensor,
     *,
     components: int | None = None,
-    candidates: Sequence[int] = CANDIDATES,
+    max_components: int = CANDIDATES[-1],
     seed: int = 0,
 ) -> StartingMixture:
     """The mixture with the best held-out likelihood, over its components, their tails and their regularisation.
@@ -51,8 +49,8 @@ def choose_mixture(
     Args:
         rows: standardised training rows, (n, d).
         held_out: standardised validation rows, (m, d).
-        components: K, or None to search ``candidates``.
-        candidates: the numbers of components to try, ascending.
+        components: K, or None to search :data:`CANDIDATES`.
+        max_components: the end of that search.
         seed: for the initialisation by k-means.
 
     Raises:
@@ -62,7 +60,7 @@ def choose_mixture(
     best: StartingMixture | None = None
     point = (len(_DEGREES) - 1, 1)
     without_gain = 0
-    for k in (components,) if components is not None else candidates:
+    for k in (components,) if components is not None else [k for k in CANDIDATES if k <= max_components]:
         # Fewer than a handful of rows a component cannot support a scale matrix worth trying.
         if k > 1 and len(train) < (5 * k if components is None else k):
             break
@@ -94,6 +92,10 @@ def _neighbours(point: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 def _responsibilities(rows: Tensor, k: int, seed: int) -> Tensor:
+    # scikit-learn takes longer to import than all the rest, so only those who fit wait for it.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = KMeans(k, n_init=1, random_state=seed).fit_predict(rows.numpy())

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from hamflow.errors import InputError, check_positive
 
+#: Times and time steps are numbers, or tensors that broadcast against (*batch, d).
+Time = float | Tensor
+
 
 def _gradients(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     # torch.func.grad works under no_grad, inference_mode, vmap and compile, where autograd.grad does not: this is the
@@ -40,14 +43,18 @@ class Energy(nn.Module):
         self.layers = layers
         self.spacing = float(spacing)
 
-    def layer(self, t: float) -> int:
+    def layer(self, t: Time) -> int:
         """The index of the parameter set that acts at time ``t``.
 
         Raises:
-            InputError: ``t`` lies outside the layers.
+            InputError: ``t`` lies outside the layers, or is a tensor where there are several.
         """
         if self.layers == 1:
             return 0
+        if isinstance(t, Tensor):
+            raise InputError(
+                f"t is a tensor of shape {tuple(t.shape)}, expected a number: one of the {self.layers} layers acts"
+            )
         index = round(t / self.spacing)
         if not 0 <= index < self.layers:
             raise InputError(
@@ -55,11 +62,11 @@ class Energy(nn.Module):
             )
         return index
 
-    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward(x, t)")
 
-    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient with respect to ``x``, (*batch, d) -> (*batch, d); by torch.func unless overridden."""
         return _gradients(lambda y: self(y, t), (x,))[0]
 
@@ -87,7 +94,7 @@ class FunctionEnergy(Energy):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
         value = self.function(x)
         if value.shape != x.shape[:-1]:
@@ -114,11 +121,11 @@ class SumEnergy(Energy):
             raise InputError("terms is empty, expected at least one Energy")
         self.terms = nn.ModuleList(terms)
 
-    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
         return torch.stack([term(x, t) for term in self.terms]).sum(0)
 
-    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         return torch.stack([term.gradient(x, t) for term in self.terms]).sum(0)  # type: ignore[operator]
 
@@ -130,11 +137,11 @@ class Hamiltonian(nn.Module):
     A subclass implements :meth:`forward`, and :meth:`gradient` where a closed form is at hand.
     """
 
-    def forward(self, q: Tensor, p: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, q: Tensor, p: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, q and p of shape (*batch, d) -> (*batch,)."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward(q, p, t)")
 
-    def gradient(self, q: Tensor, p: Tensor, t: float = 0.0) -> tuple[Tensor, Tensor]:
+    def gradient(self, q: Tensor, p: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The pair (dH/dq, dH/dp), each (*batch, d); by torch.func unless overridden."""
         dq, dp = _gradients(lambda a, b: self(a, b, t), (q, p))
         return dq, dp
@@ -157,7 +164,7 @@ class FunctionHamiltonian(Hamiltonian):
         super().__init__()
         self.function = function
 
-    def forward(self, q: Tensor, p: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, q: Tensor, p: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, q and p of shape (*batch, d) -> (*batch,)."""
         value = self.function(q, p)
         if value.shape != q.shape[:-1]:
@@ -195,10 +202,10 @@ class SeparableHamiltonian(Hamiltonian):
         self.kinetic = kinetic
         self.potential = potential
 
-    def forward(self, q: Tensor, p: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, q: Tensor, p: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, q and p of shape (*batch, d) -> (*batch,)."""
         return self.kinetic(p, t) + self.potential(q, t)
 
-    def gradient(self, q: Tensor, p: Tensor, t: float = 0.0) -> tuple[Tensor, Tensor]:
+    def gradient(self, q: Tensor, p: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The pair (dV/dq, dT/dp), each (*batch, d)."""
         return self.potential.gradient(q, t), self.kinetic.gradient(p, t)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hamflow.energies.hamiltonian import Energy
+from hamflow.energies.hamiltonian import Energy, Time
 from hamflow.errors import InputError, check_choice, check_positive
 
 
@@ -73,13 +74,13 @@ class RidgePotential(Energy):
         self.bias = nn.Parameter(1.5 * torch.randn(layers, width))
         self.amplitude = nn.Parameter(torch.zeros(layers, width))
 
-    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
         k = self.layer(t)
         phi = _ACTIVATIONS[self.activation].value
         return phi(functional.linear(x, self.weight[k], self.bias[k])) @ self.amplitude[k]
 
-    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         k = self.layer(t)
         weight = self.weight[k]
@@ -121,8 +122,7 @@ class MLPPotential(Energy):
             check_positive("widths", width, integer=True)
         sizes = [dim, *widths]
         self.weights = nn.ParameterList(
-            torch.randn(layers, after, before) / math.sqrt(before)
-            for before, after in zip(sizes[:-1], sizes[1:], strict=True)
+            torch.randn(layers, after, before) / math.sqrt(before) for before, after in pairwise(sizes)
         )
         self.biases = nn.ParameterList(torch.zeros(layers, after) for after in sizes[1:])
         self.readout = nn.Parameter(torch.randn(layers, sizes[-1]) * (0.1 / math.sqrt(sizes[-1])))
@@ -134,12 +134,12 @@ class MLPPotential(Energy):
             states.append(x)
         return states
 
-    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
         k = self.layer(t)
         return self._hidden(x, k)[-1] @ self.readout[k]
 
-    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         k = self.layer(t)
         cotangent = self.readout[k]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hamflow.energies.hamiltonian import Energy
+from hamflow.energies.hamiltonian import Energy, Time
 from hamflow.errors import InputError, check_choice, check_positive
 
 
 class QuadraticKinetic(Energy):
     r"""The kinetic energy of a constant mass, :math:`T(p) = \tfrac12 p^\top M^{-1} p`.
 
-    The inverse mass is :math:`M^{-1} = \operatorname{diag}(e^{s})`, or :math:`M^{-1} = F F^\top` with F lower triangular
-    and a positive diagonal, so it stays positive definite while it is learned. With ``layers`` each layer has its own.
+    The inverse mass is :math:`M^{-1} = \operatorname{diag}(e^{s})`, or :math:`M^{-1} = F F^\top` with F lower
+    triangular and a positive diagonal, so it stays positive definite while it is learned. With ``layers`` each layer
+    has its own.
 
     Args:
         dim: d, the number of degrees of freedom.
@@ -56,21 +57,21 @@ class QuadraticKinetic(Energy):
         if structure == "full":
             self.lower = nn.Parameter(torch.zeros(layers, dim, dim), requires_grad=learn)
 
-    def factor(self, t: float = 0.0) -> Tensor:
+    def factor(self, t: Time = 0.0) -> Tensor:
         """F of shape (d, d) with inverse mass F F', lower triangular."""
         k = self.layer(t)
         diagonal = torch.diag_embed(self.log_diagonal[k].exp())
         return diagonal if self.structure == "diagonal" else diagonal + self.lower[k].tril(-1)
 
-    def mass(self, t: float = 0.0) -> Tensor:
+    def mass(self, t: Time = 0.0) -> Tensor:
         """The mass matrix M of shape (d, d)."""
         return torch.cholesky_inverse(self.factor(t))
 
-    def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
         return 0.5 * (x * self.gradient(x, t)).sum(-1)
 
-    def gradient(self, x: Tensor, t: float = 0.0) -> Tensor:
+    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The velocity M^-1 p, (*batch, d) -> (*batch, d)."""
         if self.structure == "diagonal":
             return x * (2 * self.log_diagonal[self.layer(t)]).exp()

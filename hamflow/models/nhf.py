@@ -13,25 +13,18 @@ from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from hamflow.densities import (
-    FlowEncoder,
-    GaussianEncoder,
-    PhaseMixture,
-    choose_mixture,
-    importance_bound,
-    reparameterised_loss,
-)
+from hamflow.densities import FlowEncoder, GaussianEncoder, importance_bound, reparameterised_loss
 from hamflow.energies import QuadraticKinetic
 from hamflow.errors import CheckpointError, InputError, check_choice, check_positive, check_rows, check_training_table
 from hamflow.flow import PhaseFlow, layered_hamiltonian
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.lifts import coupling_flow
+from hamflow.models.start import FEW, choose_start, fresh_base
 from hamflow.models.storage import SavedModel, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import SCHEMES, Drift, Lift, Splitting
-from hamflow.training import History, fit, split_rows
+from hamflow.training import History, check_settings, fit, split_rows
 
-_FEW = 8  # columns up to which a covariance of (q, p) with d (d - 1) / 2 correlations is worth its parameters
 _CHUNK = 1 << 17  # rows of (q, p) moved at once when scoring: bounds the memory, not the result
 
 
@@ -59,13 +52,15 @@ class NHF(nn.Module):
         layerwise: one potential a layer (best for densities); False is the fixed-kinetic mode of one autonomous
             potential V, readable through :meth:`potential`.
         components: the number of components of the base mixture over (q, p); None chooses it by validation.
+        max_components: the most components that may be chosen.
         encoder: ``"gaussian"`` or ``"flow"`` (a conditional spline flow).
         encoder_width: the width of the encoder's hidden layers.
         whiten: ``"auto"`` (by validation), ``"full"``, ``"diagonal"`` or ``"none"``.
-        lift: the hybrid: None, ``"spline"`` or ``"affine"`` (Pyro coupling flows), or any bijective transform.
+        lift: the hybrid: None, ``"spline"`` (spline couplings, the identity when fresh), or any bijective transform.
         lift_layers, lift_width: the size of a named lift.
         particles: K of the training bound; 1 trains by the ELBO.
         sleep: the weight of the sleep phase, in which the encoder learns from the model's own samples.
+        seed: for the weights at the start.
 
     Raises:
         InputError: an argument is out of range.
@@ -92,6 +87,7 @@ class NHF(nn.Module):
         scheme: str = "leapfrog",
         layerwise: bool = True,
         components: int | None = None,
+        max_components: int = 24,
         encoder: str = "gaussian",
         encoder_width: int = 32,
         whiten: str = "auto",
@@ -100,6 +96,7 @@ class NHF(nn.Module):
         lift_width: int = 32,
         particles: int = 16,
         sleep: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -108,6 +105,7 @@ class NHF(nn.Module):
         check_positive("dim", dim, integer=True)
         check_positive("n_steps", n_steps, integer=True)
         check_positive("particles", particles, integer=True)
+        check_positive("max_components", max_components, integer=True)
         if components is not None:
             check_positive("components", components, integer=True)
         check_choice("scheme", scheme, tuple(SCHEMES))
@@ -116,15 +114,19 @@ class NHF(nn.Module):
         if not sleep >= 0:
             raise InputError(f"sleep = {sleep!r}, expected a weight >= 0")
         self.dim, self.particles, self.sleep = dim, particles, sleep
-        self.whitening = Whitening(dim)
-        self.lift = coupling_flow(lift, dim, layers=lift_layers, width=lift_width) if isinstance(lift, str) else lift
-        energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
-        self.flow = PhaseFlow(Splitting(energy, SCHEMES[scheme]), n_steps=n_steps, dt=dt)
-        self.base = self._new_base(1 if components is None else components)
-        # With fresh potentials the steps are free motion; this takes it back first, so the flow starts as the identity.
-        self.drift = PhaseFlow(Drift(QuadraticKinetic(dim)), dt=n_steps * dt, reverse=True)
-        build = FlowEncoder if encoder == "flow" else GaussianEncoder
-        self.encoder = build(dim, width=encoder_width, covariance="full" if dim <= _FEW else "shared")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.whitening = Whitening(dim)
+            self.lift = (
+                coupling_flow(lift, dim, layers=lift_layers, width=lift_width) if isinstance(lift, str) else lift
+            )
+            energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
+            self.flow = PhaseFlow(Splitting(energy, SCHEMES[scheme]), n_steps=n_steps, dt=dt)
+            self.base = fresh_base(dim, 1 if components is None else components)
+            # With fresh potentials the steps are free motion; this takes it back first, so the whole is the identity.
+            self.drift = PhaseFlow(Drift(QuadraticKinetic(dim)), dt=n_steps * dt, reverse=True)
+            build = FlowEncoder if encoder == "flow" else GaussianEncoder
+            self.encoder = build(dim, width=encoder_width, covariance="full" if dim <= FEW else "shared")
         self.history = History()
 
     # Coordinates
@@ -201,19 +203,31 @@ class NHF(nn.Module):
 
         Args:
             x: the table, (n, dim): array, tensor or data frame of finite numbers.
+            epochs: passes over the training rows.
+            batch_size: rows a step.
+            learning_rate: the largest learning rate.
+            weight_decay: decoupled weight decay.
+            schedule: of the learning rate: ``"cosine"``, ``"plateau"`` or ``"constant"``.
+            validation: the share of rows held out, the held-out rows themselves, or None.
+            patience: epochs without a better validation loss before training stops; None never stops early.
+            clip: the largest gradient norm.
+            seed: for the split, the mixtures, the batches and the noise; the weights at the start are the model's own.
             dtype: float32 or float64; by default that of a tensor ``x``, else the model's.
             device: where to train; by default that of a tensor ``x``, else the model's.
-            epochs, batch_size, learning_rate, weight_decay, schedule, validation, patience, clip, seed, progress,
-                checkpoint: see :func:`hamflow.training.fit`.
+            progress: whether to show a progress bar.
+            checkpoint: a file to write the state of the run to; if it exists the run goes on from there.
 
         Raises:
             InputError: the table or a setting is not what fitting needs.
             FitError: the loss is not finite at the start, or again and again.
             CheckpointError: the checkpoint cannot be used.
         """
+        settings = check_settings(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
+            schedule=schedule, patience=patience, seed=seed,
+        )  # fmt: skip
         rows = check_training_table(x, dim=self.dim)
-        like = self.whitening.loc
-        follows = x if isinstance(x, Tensor) and x.is_floating_point() else like
+        follows = rows if isinstance(x, Tensor) and x.is_floating_point() else self.whitening.loc
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
         self.to(device=device or follows.device, dtype=dtype or follows.dtype)
@@ -224,56 +238,32 @@ class NHF(nn.Module):
         with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
             torch.manual_seed(seed)
             self._warm_start(train, train if held_out is None else held_out, seed)
-        self.history = fit(
-            self, train, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
-            schedule=schedule, validation=held_out, patience=patience, clip=clip, seed=seed, progress=progress,
-            checkpoint=checkpoint,
-        )  # fmt: skip
+        self.history = fit(self, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
         return self
 
     @torch.no_grad()
     def _warm_start(self, rows: Tensor, held_out: Tensor, seed: int) -> None:
-        kinds = ("full", "diagonal") if self.config["whiten"] == "auto" else (self.config["whiten"],)
-        candidates = []
-        for kind in kinds:
-            self.whitening.estimate(rows, kind)
-            z, _ = self.standardise(rows)
-            z_held, log_det = self.standardise(held_out)
-            mixture = choose_mixture(z, z_held, components=self.config["components"], seed=seed)
-            candidates.append((kind, mixture, mixture.scores + log_det.double().cpu()[: len(mixture.scores)]))
-        kind, mixture, scores = candidates[0]
-        if len(candidates) == 2:
-            gain = candidates[1][2] - scores
-            # Full whitening helps the flow more than the mixture; the plain one has to be clearly better to win.
-            if gain.mean() > 2 * gain.std() / len(gain) ** 0.5:
-                kind, mixture, _ = candidates[1]
+        kind, mixture = choose_start(self, rows, held_out, seed)
         self.whitening.estimate(rows, kind)
-        self.base = self._new_base(len(mixture.weights)).to(self.whitening.loc)
+        self.base = fresh_base(self.dim, len(mixture.weights)).to(self.whitening.loc)
         self.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
-
-    def _new_base(self, components: int) -> PhaseMixture:
-        return PhaseMixture(self.dim, components, covariance="full" if self.dim <= _FEW else "block")
 
     # Use
 
-    @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None, batch_size: int = _CHUNK) -> Tensor:
         """``n`` exact draws of q, (n, dim); the same seed and batch size give the same draws."""
-        return torch.cat([q for q, _ in self._sample_joint(n, seed, batch_size)])
+        return self.sample_joint(n, seed=seed, batch_size=batch_size)[0]
 
     @torch.no_grad()
     def sample_joint(self, n: int, *, seed: int | None = None, batch_size: int = _CHUNK) -> tuple[Tensor, Tensor]:
         """``n`` exact draws of (q, p), each (n, dim): p is an exact draw of the momentum given q."""
-        parts = self._sample_joint(n, seed, batch_size)
-        return torch.cat([q for q, _ in parts]), torch.cat([p for _, p in parts])
-
-    def _sample_joint(self, n: int, seed: int | None, batch_size: int) -> list[tuple[Tensor, Tensor]]:
         check_positive("n", n, integer=True)
         check_positive("batch_size", batch_size, integer=True)
         generator = _generator(seed, self.whitening.loc.device)
         sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
         transform = self.transform
-        return [transform(self.base.sample(size, generator)).chunk(2, dim=-1) for size in sizes]
+        q, p = torch.cat([transform(self.base.sample(size, generator)) for size in sizes]).chunk(2, dim=-1)
+        return q, p
 
     def log_joint(self, q: Any, p: Any) -> Tensor:
         """The exact log p(q, p) in data coordinates, q and p of shape (n, dim) -> (n,)."""
@@ -299,14 +289,12 @@ class NHF(nn.Module):
         check_positive("particles", particles, integer=True)
         rows = self._rows(x, "x")
         generator = _generator(seed, rows.device)
-        return torch.cat(
-            [self._log_weights(part, particles, generator) for part in rows.split(max(1, _CHUNK // particles))], dim=1
-        )
-
-    def _log_weights(self, rows: Tensor, particles: int, generator: torch.Generator | None) -> Tensor:
-        z, log_det = self.standardise(rows)
-        p = self.encoder.rsample(z, particles, generator)
-        return self.log_joint_standardised(z, p) + log_det - self.encoder(p, z)
+        parts = []
+        for part in rows.split(max(1, _CHUNK // particles)):
+            z, log_det = self.standardise(part)
+            p = self.encoder.rsample(z, particles, generator)
+            parts.append(self.log_joint_standardised(z, p) + log_det - self.encoder(p, z))
+        return torch.cat(parts, dim=1)
 
     @torch.no_grad()
     def log_encoder(self, q: Any, p: Any) -> Tensor:
@@ -318,7 +306,7 @@ class NHF(nn.Module):
         return log_f
 
     def certificate(self, x: Any, *, particles: int = 1000, n_model: int = 1000, seed: int = 0) -> Certificate:
-        """How tight the bound is, on rows x of shape (n, dim) and on the model's own samples; see :class:`Certificate`."""
+        """How tight the bound is, on rows x (n, dim) and on the model's own samples; see :class:`Certificate`."""
         return certify(self, self._rows(x, "x"), particles=particles, n_model=n_model, seed=seed)
 
     def potential(self, q: Any) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hamflow.energies.hamiltonian import Energy
+from hamflow.energies.hamiltonian import Energy, Time
 from hamflow.errors import InputError
-from hamflow.steps.step import Step, Time
+from hamflow.steps.step import Step
 
 
 class Drift(Step):

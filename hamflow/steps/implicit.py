@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hamflow.energies.hamiltonian import Hamiltonian
+from hamflow.energies.hamiltonian import Hamiltonian, Time
 from hamflow.errors import InputError, SolveError, check_positive
-from hamflow.steps.step import Step, Time
+from hamflow.steps.step import Step
 
 
 class ImplicitMidpoint(Step):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError
-from hamflow.steps.step import Step, Time
+from hamflow.steps.step import Step
 
 
 class Lift(Step):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hamflow.energies.hamiltonian import SeparableHamiltonian
+from hamflow.energies.hamiltonian import SeparableHamiltonian, Time
 from hamflow.errors import InputError
 from hamflow.steps.schemes import LEAPFROG, Scheme
-from hamflow.steps.step import Step, Time
+from hamflow.steps.step import Step
 
 
 class Splitting(Step):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-#: Times and time steps are numbers, or tensors that broadcast against (*batch, d).
-Time = float | Tensor
+from hamflow.energies.hamiltonian import Time
 
 
 class Step(nn.Module):

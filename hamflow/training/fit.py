@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hamflow.errors import FitError, InputError, check_choice, check_positive
+from hamflow.errors import CheckpointError, FitError, InputError, check_choice, check_positive, check_seed
 from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
 
 _MAX_RETURNS = 5
@@ -91,7 +92,7 @@ def fit(
     References:
         Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, arXiv 1711.05101.
     """
-    settings = _checked_settings(
+    settings = check_settings(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
         schedule=schedule, patience=patience, seed=seed,
     )  # fmt: skip
@@ -99,7 +100,7 @@ def fit(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         rows, held_out = split_rows(x, validation, seed)
-        settings |= {"rows": list(rows.shape), "data": float(rows.double().sum())}
+        settings |= {"rows": _mark(rows), "held_out": None if held_out is None else _mark(held_out)}
         run = _Run(model, rows, held_out, settings, None if checkpoint is None else Path(checkpoint))
         return run.train(progress)
 
@@ -108,8 +109,12 @@ def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple
     """The training and validation rows: a random share of at least one row, the given rows, or none.
 
     Raises:
-        InputError: the share is outside (0, 1) or leaves no row to train on.
+        InputError: there are no rows; the share is outside (0, 1) or leaves none to train on; the given rows differ.
     """
+    if len(x) == 0:
+        raise InputError(f"x has shape {tuple(x.shape)}, expected at least one row")
+    if isinstance(validation, Tensor) and (validation.shape[1:] != x.shape[1:] or len(validation) == 0):
+        raise InputError(f"validation has shape {tuple(validation.shape)}, expected rows like x, {tuple(x.shape)}")
     if validation is None or isinstance(validation, Tensor):
         return x, validation
     if not isinstance(validation, (int, float)) or isinstance(validation, bool) or not 0 < validation < 1:
@@ -121,7 +126,17 @@ def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple
     return x[order[n_held_out:]], x[order[:n_held_out]]
 
 
-def _checked_settings(**settings: Any) -> dict[str, Any]:
+def _mark(rows: Tensor) -> list[float]:
+    # Enough to tell one table from another when a run is resumed.
+    return [*rows.shape, float(rows.double().sum())]
+
+
+def check_settings(**settings: Any) -> dict[str, Any]:
+    """The settings of :func:`fit` that decide its course, all of them, or an :class:`InputError` that names a bad one.
+
+    Args:
+        settings: epochs, batch_size, learning_rate, weight_decay, schedule, patience, clip and seed.
+    """
     check_positive("epochs", settings["epochs"], integer=True)
     check_positive("batch_size", settings["batch_size"], integer=True)
     check_positive("learning_rate", settings["learning_rate"])
@@ -131,6 +146,7 @@ def _checked_settings(**settings: Any) -> dict[str, Any]:
         check_positive("patience", settings["patience"], integer=True)
     if not settings["weight_decay"] >= 0:
         raise InputError(f"weight_decay = {settings['weight_decay']!r}, expected a number >= 0")
+    check_seed("seed", settings["seed"])
     return settings
 
 
@@ -190,7 +206,7 @@ class _Run:
         loss = self._train_epoch()
         held = self._validation_loss() if math.isfinite(loss) else math.nan
         if not math.isfinite(loss) or (self.held_out is not None and not math.isfinite(held)):
-            self._return_to_good()
+            self._return_to_good(bar)
             return
         self.epoch += 1
         self.history.train.append(loss)
@@ -261,7 +277,7 @@ class _Run:
     def _mark_good(self) -> None:
         self.good = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
 
-    def _return_to_good(self) -> None:
+    def _return_to_good(self, bar: tqdm[Any]) -> None:
         self.returns += 1
         self.scale /= 2
         model_state, optimizer_state = self.good
@@ -269,13 +285,14 @@ class _Run:
         self.optimizer.load_state_dict(copy.deepcopy(optimizer_state))
         note = f"epoch {self.epoch + 1}: the loss was not finite; back to the last good weights, learning rate halved"
         self.history.notes.append(note)
-        tqdm.write(note)
+        if not bar.disable:
+            bar.write(note, file=sys.stderr)
         if self.returns > _MAX_RETURNS:
             if self.held_out is not None:
                 self.model.load_state_dict(self.best)
             raise FitError(
-                f"the loss was not finite {self.returns} times, the last in epoch {self.epoch + 1}; the model keeps its "
-                "best weights. A smaller learning_rate or clip, float64, or a look at the data's outliers may help"
+                f"the loss was not finite {self.returns} times, the last in epoch {self.epoch + 1}; the model keeps "
+                "its best weights. A smaller learning_rate or clip, float64, or a look at the data's outliers may help"
             )
 
     def _save(self) -> None:
@@ -291,8 +308,11 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.good, self.best, self.best_loss = state["good"], state["best"], state["best_loss"]
-        self.model.load_state_dict(self.good[0])
-        self.optimizer.load_state_dict(copy.deepcopy(self.good[1]))
+        try:
+            self.model.load_state_dict(self.good[0])
+            self.optimizer.load_state_dict(copy.deepcopy(self.good[1]))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"checkpoint {self.path} belongs to a model of another size: {error}") from error
         self.history = History(**state["history"])
         self.epoch, self.scale = state["epoch"], state["scale"]
         self.returns, self.since_halving = state["returns"], state["since_halving"]

@@ -1,0 +1,79 @@
+"""The picture of the README: two moons, the fitted density, and the way of samples through the Hamiltonian steps.
+
+Writes docs/_static/two_moons.png, in a minute or two on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from planar import PLANAR_SETS
+
+import hamflow as hf
+from hamflow import plots
+from hamflow.io import atomic_path
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 0
+ROWS = 4000
+LIMITS = ((-2.4, 2.4), (-2.2, 2.2))
+
+
+def fit_flow(*, quick: bool) -> hf.NHF:
+    """A flow from one Gaussian, so that the picture shows what the steps do and not what a mixture does."""
+    torch.manual_seed(SEED)
+    rows = torch.as_tensor(PLANAR_SETS["two_moons"].sample(100 if quick else ROWS, seed=SEED)).float()
+    size = {"n_steps": 3, "width": 8, "particles": 2} if quick else {"n_steps": 12, "width": 64, "particles": 16}
+    model = hf.NHF(2, components=1, whiten="diagonal", **size)
+    return model.fit(rows, epochs=2 if quick else 100, batch_size=256, learning_rate=1e-2, seed=SEED)
+
+
+def draw(model: hf.NHF, *, grid: int) -> plt.Figure:
+    """Four panels: data, density, samples, and trajectories."""
+    with sns.axes_style("white"):
+        figure, axes = plt.subplots(1, 4, figsize=(12, 3.1), layout="constrained", dpi=110)
+    data = PLANAR_SETS["two_moons"].sample(2000, seed=SEED + 1)
+    _dots(axes[0], torch.as_tensor(data), "#3d6f9e")
+    plots.plot_density_2d(model, grid=grid, ax=axes[1], seed=SEED)
+    _dots(axes[2], model.sample(2000, seed=SEED), "#d4603b")
+    plots.plot_trajectories(model, n=150, seed=SEED, ax=axes[3])
+    axes[3].get_legend().remove()
+    for ax, title in zip(axes, ("data", "fitted density", "samples", "their way through the steps"), strict=True):
+        ax.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+    for ax in axes[:3]:
+        ax.set(xlim=LIMITS[0], ylim=LIMITS[1])
+    axes[1].set_facecolor(mpl.colormaps["mako"](0.0))
+    return figure
+
+
+def _dots(ax: Axes, rows: torch.Tensor, colour: str) -> None:
+    ax.scatter(rows[:, 0], rows[:, 1], s=3, color=colour, alpha=0.5, linewidth=0)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw the picture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "_static" / "two_moons.png")
+    parser.add_argument("--quick", action="store_true", help="a tiny fit, to see that all works")
+    given = parser.parse_args(argv)
+    model = fit_flow(quick=given.quick)
+    test = PLANAR_SETS["two_moons"].sample(2000, seed=SEED + 2)
+    print(f"nll on fresh points: {-model.log_prob(test, particles=16 if given.quick else 256).mean():.3f} nats")
+    with atomic_path(given.out) as temporary:
+        draw(model, grid=20 if given.quick else 160).savefig(temporary)
+    print(f"{given.out}: {given.out.stat().st_size / 1024:.0f} KB")
+
+
+if __name__ == "__main__":
+    # Several threads only hinder each other in layers as small as these.
+    torch.set_num_threads(1)
+    mpl.use("Agg")
+    sys.exit(main())

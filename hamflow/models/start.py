@@ -1,0 +1,51 @@
+"""Where a model starts: the standardisation and the base mixture, chosen on held-out rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hamflow.densities import PhaseMixture, StartingMixture, choose_mixture
+
+if TYPE_CHECKING:
+    from hamflow.models.nhf import NHF
+
+#: Columns up to which a covariance of (q, p) with all its correlations is worth its parameters.
+FEW = 8
+
+
+def fresh_base(dim: int, components: int) -> PhaseMixture:
+    """A base mixture over (q, p), full where there are few columns."""
+    return PhaseMixture(dim, components, covariance="full" if dim <= FEW else "block")
+
+
+@torch.no_grad()
+def choose_start(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple[str, StartingMixture]:
+    """The kind of whitening and the mixture with the best likelihood of the held-out rows.
+
+    Args:
+        model: its settings ``whiten`` and ``components`` say what there is to choose; its whitening is changed.
+        rows: the training rows, (n, dim).
+        held_out: the validation rows, (m, dim).
+        seed: for the initialisation of the mixtures.
+
+    Raises:
+        FitError: no mixture could be fitted.
+    """
+    whiten, components, most = (model.config[name] for name in ("whiten", "components", "max_components"))
+    found = []
+    for kind in ("full", "diagonal") if whiten == "auto" else (whiten,):
+        model.whitening.estimate(rows, kind)
+        z, _ = model.standardise(rows)
+        z_held, log_det = model.standardise(held_out)
+        mixture = choose_mixture(z, z_held, components=components, max_components=most, seed=seed)
+        found.append((kind, mixture, mixture.scores + log_det.double().cpu()[: len(mixture.scores)]))
+    kind, mixture, scores = found[0]
+    if len(found) == 2:
+        gain = found[1][2] - scores
+        # Full whitening helps the flow more than the mixture; the plain one has to be clearly better to win.
+        if gain.mean() > 2 * gain.std() / len(gain) ** 0.5:
+            kind, mixture, _ = found[1]
+    return kind, mixture
