@@ -16,10 +16,10 @@ from planar import PLANAR_SETS
 
 NAME = "density_2d"
 MODELS = (*PLANAR_NHF_MODELS, *PEERS, "gmm")
-FULL = {"train": 12_000, "validation": 3_000, "test": 5_000, "certified": 100, "picture": 64}
+FULL = {"train": 12_000, "validation": 3_000, "test": 5_000, "certified": 50, "picture": 64}
 QUICK_MODELS = ("nhf", "realnvp", "gmm")
 QUICK = {"train": 400, "validation": 100, "test": 100, "certified": 2, "picture": 12}
-SCHEDULE = Schedule(iterations=2000, batch_size=256)
+SCHEDULE = Schedule(iterations=2000, batch_size=256, patience=15)
 QUICK_SCHEDULE = Schedule(iterations=4, batch_size=256)
 BUDGET = 10_000
 HYBRID_BUDGET = 25_000
@@ -38,7 +38,8 @@ bound (importance-weighted); bound_gap_1000 is the distance of the bound with 10
 trained models get the same rows, iterations, batch size, optimiser and choice of the best weights by validation. CPU
 seconds are process time on one thread. gmm: full covariances; 1 to 10 components and the floor of the covariances are
 chosen by validation. nhf and nhf_hybrid start from a mixture of up to 24 Student t components that is fitted first
-(training_gain: what the flow added to it, in nats on the validation rows); nhf_one_component starts from a single one and shows what the flow does alone.
+(training_gain: what the flow added to it, in nats on the validation rows); nhf_one_component starts from a single one
+and shows what the flow does alone.
 """
 
 

@@ -29,15 +29,14 @@ from hamflow.flow import PhaseFlow, hamiltonian, layered_hamiltonian
 from hamflow.interop.foreign import ForeignTransform
 from hamflow.interop.nflows import from_nflows
 from hamflow.interop.zuko import from_zuko
-from hamflow.steps import LEAPFROG, SCHEMES, YOSHIDA4, ImplicitMidpoint, Lift, Splitting, Step
+from hamflow.standardize import Whitening
+from hamflow.steps import LEAPFROG, SCHEMES, YOSHIDA4, Drift, ImplicitMidpoint, Lift, Splitting, Step
 
 # Written like this, after the line above, zuko is imported with the checks of torch's distributions left on.
 from zuko.flows import NSF  # isort: skip
 
 #: Classes that only say what a family promises.
 ABSTRACT = {Energy, Hamiltonian, Step, ForeignTransform}
-#: Classes that are no members, and why.
-EXEMPT = {"Whitening": "a fixed map inside the model, without cache or parameters"}
 
 
 @dataclass(frozen=True)
@@ -127,6 +126,11 @@ def nflows_spline(dim: int = 2, context: int | None = None) -> PiecewiseRational
     )
 
 
+def whitening() -> Whitening:
+    rows = torch.randn(50, 3, generator=torch.Generator().manual_seed(5))
+    return Whitening(3).estimate(rows @ torch.tensor([[1.0, 2.0, 0.0], [0.0, 5.0, 1.0], [0.0, 0.0, 0.1]]), "full")
+
+
 def pyro_coupling(kind: Callable[[int], nn.Module]) -> nn.Module:
     torch.manual_seed(4)
     return kind(2)
@@ -166,6 +170,7 @@ STEPS = {
     "yoshida4_layered": Member(lambda: Splitting(layered(), YOSHIDA4), dt=0.25, n_steps=8),
     "implicit_pendulums": Member(lambda: ImplicitMidpoint(pendulums())),
     "implicit_learned": Member(lambda: ImplicitMidpoint(FunctionHamiltonian(shaken(Coupled()))), n_steps=20),
+    "drift": Member(lambda: Drift(learned("full").kinetic)),
     # A lift integrates nothing: repeated a hundred times an expanding map only magnifies rounding.
     "lift_affine": Member(lambda: Lift(pyro_coupling(pyro_transforms.affine_coupling)), n_steps=3),
     "lift_spline": Member(lambda: Lift(pyro_coupling(pyro_transforms.spline_coupling)), n_steps=2),
@@ -181,6 +186,7 @@ FLOWS = {
     "function": Member(lambda: PhaseFlow(STEPS["leapfrog_function"].make(), n_steps=3), dim=4),
     "implicit": Member(lambda: PhaseFlow(STEPS["implicit_pendulums"].make(), n_steps=2), dim=4),
     "lift": Member(lambda: PhaseFlow(STEPS["lift_nflows"].make()), dim=4),
+    "whitening": Member(whitening, dim=3),
     "nflows": Member(lambda: from_nflows(nflows_spline(3)), dim=3),
     "nflows_context": Member(lambda: from_nflows(nflows_spline(3, context=2), context=torch.ones(2)), dim=3),
     "nflows_reversed": Member(lambda: from_nflows(nflows_spline(3)).reversed(), dim=3),

@@ -163,9 +163,11 @@ class PhaseMixtureDistribution(dist.TorchDistribution):
 
 
 def log_student(squared: Tensor, degrees: Tensor, d: int) -> Tensor:
-    """Log of the unit-scale multivariate t density in R^d at squared distance from its centre; shapes broadcast."""
-    normaliser = torch.lgamma((degrees + d) / 2) - torch.lgamma(degrees / 2) - 0.5 * d * (degrees * math.pi).log()
-    return normaliser - 0.5 * (degrees + d) * torch.log1p(squared / degrees)
+    """The log of the unit-scale multivariate t density in R^d at squared distance from its centre; shapes broadcast."""
+    # In double precision: towards the Gaussian limit the two lgamma are huge and nearly equal.
+    nu = degrees.double()
+    normaliser = torch.lgamma((nu + d) / 2) - torch.lgamma(nu / 2) - 0.5 * d * (nu * math.pi).log()
+    return normaliser.to(squared) - 0.5 * (degrees + d) * torch.log1p(squared / degrees)
 
 
 def _gamma_quantile(uniform: Tensor, shape: Tensor) -> Tensor:

@@ -15,11 +15,19 @@ from torch.distributions import Transform
 
 from hamflow.densities import FlowEncoder, GaussianEncoder, importance_bound, reparameterised_loss
 from hamflow.energies import QuadraticKinetic
-from hamflow.errors import CheckpointError, InputError, check_choice, check_positive, check_rows, check_training_table
+from hamflow.errors import (
+    CheckpointError,
+    InputError,
+    check_choice,
+    check_positive,
+    check_rows,
+    check_seed,
+    check_training_table,
+)
 from hamflow.flow import PhaseFlow, layered_hamiltonian
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.lifts import coupling_flow
-from hamflow.models.start import FEW, choose_start, fresh_base
+from hamflow.models.start import FEW, fresh_base, warm_start
 from hamflow.models.storage import SavedModel, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import SCHEMES, Drift, Lift, Splitting
@@ -102,10 +110,9 @@ class NHF(nn.Module):
         self.config: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        check_positive("dim", dim, integer=True)
-        check_positive("n_steps", n_steps, integer=True)
-        check_positive("particles", particles, integer=True)
-        check_positive("max_components", max_components, integer=True)
+        for name in ("dim", "n_steps", "particles", "max_components"):
+            check_positive(name, self.config[name], integer=True)
+        check_seed("seed", seed)
         if components is not None:
             check_positive("components", components, integer=True)
         check_choice("scheme", scheme, tuple(SCHEMES))
@@ -117,9 +124,9 @@ class NHF(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.whitening = Whitening(dim)
-            self.lift = (
-                coupling_flow(lift, dim, layers=lift_layers, width=lift_width) if isinstance(lift, str) else lift
-            )
+            if isinstance(lift, str):
+                lift = coupling_flow(lift, dim, layers=lift_layers, width=lift_width)
+            self.lift = lift
             energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
             self.flow = PhaseFlow(Splitting(energy, SCHEMES[scheme]), n_steps=n_steps, dt=dt)
             self.base = fresh_base(dim, 1 if components is None else components)
@@ -237,16 +244,9 @@ class NHF(nn.Module):
         train, held_out = split_rows(rows, validation, seed)
         with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
             torch.manual_seed(seed)
-            self._warm_start(train, train if held_out is None else held_out, seed)
+            warm_start(self, train, train if held_out is None else held_out, seed)
         self.history = fit(self, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
         return self
-
-    @torch.no_grad()
-    def _warm_start(self, rows: Tensor, held_out: Tensor, seed: int) -> None:
-        kind, mixture = choose_start(self, rows, held_out, seed)
-        self.whitening.estimate(rows, kind)
-        self.base = fresh_base(self.dim, len(mixture.weights)).to(self.whitening.loc)
-        self.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
 
     # Use
 
@@ -338,7 +338,8 @@ class NHF(nn.Module):
             history = saved.facts["history"]
             model.history = History(**history | {"start": math.nan if history["start"] is None else history["start"]})
         except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
-            raise CheckpointError(f"the saved NHF does not fit this version: {error}") from error
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the saved NHF does not fit this version: {reason}") from error
         return model.eval()
 
     def _rows(self, x: Any, name: str) -> Tensor:

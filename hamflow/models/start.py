@@ -22,11 +22,11 @@ def fresh_base(dim: int, components: int) -> PhaseMixture:
 
 
 @torch.no_grad()
-def choose_start(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple[str, StartingMixture]:
-    """The kind of whitening and the mixture with the best likelihood of the held-out rows.
+def warm_start(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> None:
+    """Set the model's whitening and base; with the flow at the identity it then has the density of that mixture.
 
     Args:
-        model: its settings ``whiten`` and ``components`` say what there is to choose; its whitening is changed.
+        model: its settings ``whiten``, ``components`` and ``max_components`` say what there is to choose.
         rows: the training rows, (n, dim).
         held_out: the validation rows, (m, dim).
         seed: for the initialisation of the mixtures.
@@ -34,6 +34,13 @@ def choose_start(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple
     Raises:
         FitError: no mixture could be fitted.
     """
+    kind, mixture = _choose(model, rows, held_out, seed)
+    model.whitening.estimate(rows, kind)
+    model.base = fresh_base(model.dim, len(mixture.weights)).to(model.whitening.loc)
+    model.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
+
+
+def _choose(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple[str, StartingMixture]:
     whiten, components, most = (model.config[name] for name in ("whiten", "components", "max_components"))
     found = []
     for kind in ("full", "diagonal") if whiten == "auto" else (whiten,):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ _FORMAT = "hamflow-training-1"
 
 def write_checkpoint(path: str | Path, state: dict[str, Any], settings: dict[str, Any]) -> None:
     """Write ``state`` with the ``settings`` it belongs to; the file appears whole or not at all."""
-    with atomic_path(Path(path)) as temporary:
-        torch.save({"format": _FORMAT, "settings": settings, "state": state}, temporary)
+    # Of a path torch takes the stem as a name inside the file, and fails where there is none.
+    with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+        torch.save({"format": _FORMAT, "settings": settings, "state": state}, file)
 
 
 def read_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -31,7 +31,7 @@ def read_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict[str, Any
         return None
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # bytes that are no checkpoint make the reader fail in any way
         raise CheckpointError(f"checkpoint {file} cannot be read, expected a whole training checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"checkpoint {file} is not of the format {_FORMAT}")

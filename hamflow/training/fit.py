@@ -312,7 +312,8 @@ class _Run:
             self.model.load_state_dict(self.good[0])
             self.optimizer.load_state_dict(copy.deepcopy(self.good[1]))
         except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"checkpoint {self.path} belongs to a model of another size: {error}") from error
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"checkpoint {self.path} belongs to another model: {reason}") from error
         self.history = History(**state["history"])
         self.epoch, self.scale = state["epoch"], state["scale"]
         self.returns, self.since_halving = state["returns"], state["since_halving"]
