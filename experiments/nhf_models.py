@@ -22,7 +22,7 @@ def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
     """
     model: dict[str, Any]
     if dim == 2:
-        model = {"n_steps": 8, "width": 64, "particles": 8, "whiten": "diagonal"}
+        model = {"n_steps": 8, "dt": 0.25, "width": 64, "particles": 8, "whiten": "diagonal", "encoder_width": 32}
         if name == "nhf_one_component":
             model |= {"components": 1, "n_steps": 12, "width": 128, "particles": 16}
             return {"model": model, "learning_rate": 5e-3, "evaluation_particles": 256}
@@ -30,7 +30,8 @@ def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
             model |= {"n_steps": 4, "width": 32, "particles": 4, "lift": "spline"}
         # Close to the optimum already: large steps would only leave it.
         return {"model": model, "learning_rate": 1e-3, "evaluation_particles": 128}
-    model = {"n_steps": 8, "dt": 0.1, "particles": 8, "whiten": "none", "max_components": MAX_COMPONENTS}
+    model = {"n_steps": 8, "dt": 0.1, "particles": 8, "whiten": "none", "encoder_width": 32}
+    model |= {"max_components": MAX_COMPONENTS}
     if name == "nhf_hybrid":
         model |= {"n_steps": 4, "width": 16, "particles": 4, "lift": "spline", "lift_layers": 4}
     return {"model": model, "learning_rate": 2e-3, "evaluation_particles": 1000}
