@@ -16,7 +16,7 @@ from planar import PLANAR_SETS
 
 NAME = "density_2d"
 MODELS = (*PLANAR_NHF_MODELS, *PEERS, "gmm")
-FULL = {"train": 12_000, "validation": 3_000, "test": 5_000, "certified": 50, "picture": 64}
+FULL = {"train": 12_000, "validation": 3_000, "test": 5_000, "certified": 24, "picture": 64}
 QUICK_MODELS = ("nhf", "realnvp", "gmm")
 QUICK = {"train": 400, "validation": 100, "test": 100, "certified": 2, "picture": 12}
 SCHEDULE = Schedule(iterations=2000, batch_size=256, patience=15)

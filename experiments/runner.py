@@ -95,9 +95,9 @@ def execute(work: Callable[[Run], list[Row]], runs: Sequence[Run], store: Result
         return
     # Read by the numerical libraries when a worker loads them.
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    # A fresh process every few runs: starting one costs seconds, and memory that a library keeps does not pile up.
+    # Workers serve many runs: starting one costs seconds, and Python 3.11 can hang when a pool replaces its workers.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=16) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         futures: dict[Future[list[Row]], Run] = {pool.submit(_guarded, work, run): run for run in waiting}
         bar = tqdm(as_completed(futures), total=len(futures), unit="run", dynamic_ncols=True)
         for future in bar:

@@ -66,12 +66,12 @@ def fit(
     key: Key = None,
     epochs: Annotated[int, typer.Option(min=1)] = 200,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    learning_rate: Annotated[float, typer.Option()] = 5e-3,
-    particles: Annotated[int, typer.Option(min=1, help="Particles of the training bound.")] = 16,
-    n_steps: Annotated[int, typer.Option(min=1, help="Hamiltonian steps.")] = 12,
+    learning_rate: Annotated[float, typer.Option()] = 2e-3,
+    particles: Annotated[int, typer.Option(min=1, help="Particles of the training bound.")] = 8,
+    n_steps: Annotated[int, typer.Option(min=1, help="Hamiltonian steps.")] = 8,
     width: Annotated[int, typer.Option(min=1, help="Ridges of each potential.")] = 64,
     validation: Annotated[float, typer.Option(help="The share of rows held out.")] = 0.1,
-    patience: Annotated[int | None, typer.Option(min=1, help="Epochs without gain before stopping.")] = None,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without gain before stopping.")] = 30,
     seed: Seed = 0,
     dtype: Annotated[Precision, typer.Option()] = Precision.float32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -86,9 +86,7 @@ def fit(
     table, names = read_table(data, None if columns is None else [c.strip() for c in columns.split(",")], key=key)
     check_training_table(table, str(data))
     _check_device(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = NHF(table.shape[1], n_steps=n_steps, width=width, particles=particles)
+    model = NHF(table.shape[1], n_steps=n_steps, width=width, particles=particles, seed=seed)
     model.fit(
         table, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
         patience=patience, seed=seed, dtype=getattr(torch, dtype.value), device=device, checkpoint=checkpoint,

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from hamflow.errors import CheckpointError, FitError, InputError
 from hamflow.training import History, fit
 
-
 # The name of the module is also that of the function in it.
 LOOP = importlib.import_module("hamflow.training.fit")
 
@@ -276,9 +275,7 @@ def dies_at(last: int) -> Callable[[int, bool, Tensor], Tensor]:
     [{"schedule": "cosine"}, {"schedule": "plateau", "patience": 9, "validation": rows(20, 1.0)}, {"validation": None}],
     ids=["share", "rows", "none"],
 )
-def test_resumed_run_is_the_same_run(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_run_is_the_same_run(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LOOP, "_CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "training"
     whole = Centre(noise=0.5)

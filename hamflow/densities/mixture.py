@@ -29,7 +29,9 @@ class PhaseMixture(nn.Module):
     Args:
         dim: d, the number of positions and of momenta.
         components: K.
-        covariance: ``"full"`` couples all of (q, p); ``"block"`` has a full factor for q and a diagonal one for p.
+        covariance: ``"full"`` couples all of (q, p); ``"block"`` has a full factor for q and a diagonal one for p;
+            ``"diagonal"`` a diagonal one for both.
+        gaussian: whether all components stay Gaussian, or learn their degrees of freedom.
 
     Raises:
         InputError: an argument is out of range.
@@ -45,27 +47,29 @@ class PhaseMixture(nn.Module):
         torch.Size([5])
     """
 
-    def __init__(self, dim: int, components: int = 1, *, covariance: str = "full") -> None:
+    def __init__(
+        self, dim: int, components: int = 1, *, covariance: str = "full", gaussian: bool = False
+    ) -> None:
         super().__init__()
         check_positive("dim", dim, integer=True)
         check_positive("components", components, integer=True)
-        check_choice("covariance", covariance, ("full", "block"))
+        check_choice("covariance", covariance, ("full", "block", "diagonal"))
         self.dim = dim
         self.components = components
         self.covariance = covariance
-        size = 2 * dim if covariance == "full" else dim
+        # The leading coordinates that have correlations.
+        self.coupled = {"full": 2 * dim, "block": dim, "diagonal": 1}[covariance]
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.zeros(components, 2 * dim))
         self.log_diagonal = nn.Parameter(torch.zeros(components, 2 * dim))
         # Only the entries under the diagonal, row by row: a count of parameters counts what is learned.
-        self.lower = nn.Parameter(torch.zeros(components, size * (size - 1) // 2))
-        self.log_degrees = nn.Parameter(torch.full((components,), math.log(GAUSSIAN)))
+        self.lower = nn.Parameter(torch.zeros(components, self.coupled * (self.coupled - 1) // 2))
+        self.log_degrees = nn.Parameter(torch.full((components,), math.log(GAUSSIAN)), requires_grad=not gaussian)
 
     def precision_factor(self) -> Tensor:
         """P of shape (K, 2d, 2d), lower triangular."""
         factor = torch.diag_embed(self.log_diagonal.exp())
-        size = 2 * self.dim if self.covariance == "full" else self.dim
-        row, column = torch.tril_indices(size, size, -1, device=factor.device)
+        row, column = torch.tril_indices(self.coupled, self.coupled, -1, device=factor.device)
         component = torch.arange(self.components, device=factor.device).unsqueeze(-1)
         return factor.index_put((component, row, column), self.lower)
 
@@ -120,11 +124,13 @@ class PhaseMixture(nn.Module):
         Args:
             weights: (K,).
             means: (K, d).
-            scales: the scale matrices of the components, (K, d, d).
+            scales: the scale matrices of the components, (K, d, d); a diagonal mixture takes their diagonal.
             degrees: the degrees of freedom of all of them, above 1.
         """
         d = self.dim
         # S^-1 = P' P with P lower triangular: the inverse of the Cholesky factor of S.
+        if self.covariance == "diagonal":
+            scales = torch.diag_embed(scales.diagonal(dim1=-2, dim2=-1))
         factor = torch.linalg.inv(torch.linalg.cholesky(scales))
         self.logits.copy_(weights.log())
         self.log_degrees.fill_(math.log(degrees - 1))
@@ -132,6 +138,8 @@ class PhaseMixture(nn.Module):
             parameter.zero_()
         self.loc[:, :d] = means.to(self.loc)
         self.log_diagonal[:, :d] = factor.diagonal(dim1=-2, dim2=-1).log().to(self.loc)
+        if self.covariance == "diagonal":
+            return
         row, column = torch.tril_indices(d, d, -1)
         # The entries of the leading d rows come first in the row-by-row order of the larger triangle too.
         self.lower[:, : len(row)] = factor[:, row, column].to(self.loc)

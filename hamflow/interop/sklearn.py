@@ -35,7 +35,7 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
         width: the number of ridges of each potential.
         components: the components of the base mixture; None chooses by validation.
         whiten: ``"auto"``, ``"full"``, ``"diagonal"`` or ``"none"``.
-        lift: None, or ``"spline"`` or ``"affine"`` for a hybrid with an ordinary flow.
+        lift: None, or ``"spline"`` for a hybrid with an ordinary flow.
         particles: K of the training bound.
         score_particles: K of :meth:`score_samples`.
         epochs, batch_size, learning_rate, validation, patience: see :meth:`hamflow.NHF.fit`.
@@ -61,18 +61,18 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        n_steps: int = 12,
+        n_steps: int = 8,
         width: int = 64,
         components: int | None = None,
         whiten: str = "auto",
         lift: str | None = None,
-        particles: int = 16,
+        particles: int = 8,
         score_particles: int = 256,
         epochs: int = 200,
         batch_size: int = 256,
-        learning_rate: float = 5e-3,
+        learning_rate: float = 2e-3,
         validation: float | None = 0.1,
-        patience: int | None = None,
+        patience: int | None = 30,
         random_state: int | np.random.RandomState | None = None,
         dtype: str = "float64",
         device: str = "cpu",
@@ -106,13 +106,10 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
         check_positive("score_particles", self.score_particles, integer=True)
         rows = self._rows(X, reset=True)
         seed = _seed(self.random_state)
-        # The weights at the start are drawn too; the caller's random state stays as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = NHF(
-                rows.shape[1], n_steps=self.n_steps, width=self.width, components=self.components, whiten=self.whiten,
-                lift=self.lift, particles=self.particles,
-            )  # fmt: skip
+        model = NHF(
+            rows.shape[1], n_steps=self.n_steps, width=self.width, components=self.components, whiten=self.whiten,
+            lift=self.lift, particles=self.particles, seed=seed,
+        )  # fmt: skip
         self.model_ = model.fit(
             rows, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
             validation=self.validation, patience=self.patience, seed=seed, dtype=_DTYPES[self.dtype],

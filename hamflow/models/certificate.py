@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor
 
 from hamflow.densities import Quadrature, effective_sample_size, importance_bound, integrate_momentum, pareto_k
@@ -93,7 +94,7 @@ def certify(model: NHF, rows: Tensor, *, particles: int, n_model: int, seed: int
     lower = importance_bound(log_weights)
     relative = (log_weights - lower).exp()
     q, p = model.sample_joint(n_model, seed=seed)
-    own = model.log_joint(q, p) - model.log_encoder(q, p)
+    own = model.log_joint(q, p) - _log_encoder(model, q, p)
     others = model.log_weights(q, particles=particles, seed=seed + 1)
     upper = importance_bound(torch.cat((own.unsqueeze(0), others[1:])))
     small = model.dim <= 2
@@ -110,6 +111,13 @@ def certify(model: NHF, rows: Tensor, *, particles: int, n_model: int, seed: int
         model_eubo=own,
         model_exact=exact_log_prob(model, q).log_prob if small else None,
     )
+
+
+def _log_encoder(model: NHF, q: Tensor, p: Tensor) -> Tensor:
+    # Log f(p | q) in data coordinates. The lifts carry p along: back to the coordinates in which the encoder speaks.
+    z, inner = ComposeTransformModule(model.lifts()).inv(torch.cat((q, p), dim=-1)).chunk(2, dim=-1)
+    log_f: Tensor = model.encoder(inner, z) - model.standardise(q)[1]
+    return log_f
 
 
 def exact_log_prob(model: NHF, rows: Tensor) -> Quadrature:

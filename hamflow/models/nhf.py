@@ -59,6 +59,8 @@ class NHF(nn.Module):
         scheme: the name of a splitting scheme, a key of ``hf.SCHEMES``.
         layerwise: one potential a layer (best for densities); False is the fixed-kinetic mode of one autonomous
             potential V, readable through :meth:`potential`.
+        base: ``"mixture"``, of Student t components fitted to the data before training, or ``"gaussian"``, one diagonal
+            Gaussian that leaves everything to the flow.
         components: the number of components of the base mixture over (q, p); None chooses it by validation.
         max_components: the most components that may be chosen.
         encoder: ``"gaussian"`` or ``"flow"`` (a conditional spline flow).
@@ -89,11 +91,12 @@ class NHF(nn.Module):
         self,
         dim: int,
         *,
-        n_steps: int = 12,
+        n_steps: int = 8,
         width: int = 64,
-        dt: float = 0.25,
+        dt: float = 0.1,
         scheme: str = "leapfrog",
         layerwise: bool = True,
+        base: str = "mixture",
         components: int | None = None,
         max_components: int = 24,
         encoder: str = "gaussian",
@@ -102,7 +105,7 @@ class NHF(nn.Module):
         lift: str | Transform | None = None,
         lift_layers: int = 4,
         lift_width: int = 32,
-        particles: int = 16,
+        particles: int = 8,
         sleep: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -116,6 +119,7 @@ class NHF(nn.Module):
         if components is not None:
             check_positive("components", components, integer=True)
         check_choice("scheme", scheme, tuple(SCHEMES))
+        check_choice("base", base, ("mixture", "gaussian"))
         check_choice("encoder", encoder, ("gaussian", "flow"))
         check_choice("whiten", whiten, ("auto", "full", "diagonal", "none"))
         if not sleep >= 0:
@@ -129,7 +133,7 @@ class NHF(nn.Module):
             self.lift = lift
             energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
             self.flow = PhaseFlow(Splitting(energy, SCHEMES[scheme]), n_steps=n_steps, dt=dt)
-            self.base = fresh_base(dim, 1 if components is None else components)
+            self.base = fresh_base(base, dim, 1 if components is None else components)
             # With fresh potentials the steps are free motion; this takes it back first, so the whole is the identity.
             self.drift = PhaseFlow(Drift(QuadraticKinetic(dim)), dt=n_steps * dt, reverse=True)
             build = FlowEncoder if encoder == "flow" else GaussianEncoder
@@ -141,9 +145,10 @@ class NHF(nn.Module):
     @property
     def transform(self) -> ComposeTransformModule:
         """The whole map from the base to (q, p) in data coordinates, a Pyro transform of R^(2d) with log-det zero."""
-        return ComposeTransformModule([self.drift, self.flow, *self._lifts()])
+        return ComposeTransformModule([self.drift, self.flow, *self.lifts()])
 
-    def _lifts(self) -> list[PhaseFlow]:
+    def lifts(self) -> list[PhaseFlow]:
+        """What takes (q, p) from the coordinates of the Hamiltonian steps to those of the data."""
         return [PhaseFlow(Lift(f)) for f in (self.lift, self.whitening) if f is not None]
 
     def joint(self) -> dist.TransformedDistribution:
@@ -191,11 +196,11 @@ class NHF(nn.Module):
         *,
         epochs: int = 200,
         batch_size: int = 256,
-        learning_rate: float = 5e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 0.0,
-        schedule: str = "cosine",
+        schedule: str = "plateau",
         validation: float | Tensor | None = 0.1,
-        patience: int | None = None,
+        patience: int | None = 30,
         clip: float = 10.0,
         seed: int = 0,
         dtype: torch.dtype | None = None,
@@ -295,15 +300,6 @@ class NHF(nn.Module):
             p = self.encoder.rsample(z, particles, generator)
             parts.append(self.log_joint_standardised(z, p) + log_det - self.encoder(p, z))
         return torch.cat(parts, dim=1)
-
-    @torch.no_grad()
-    def log_encoder(self, q: Any, p: Any) -> Tensor:
-        """Log f(p | q) in data coordinates, q and p of shape (n, dim) -> (n,)."""
-        q, p = self._rows(q, "q"), self._rows(p, "p")
-        # The lifts carry p along: back to the coordinates in which the encoder speaks.
-        z, inner = ComposeTransformModule(self._lifts()).inv(torch.cat((q, p), dim=-1)).chunk(2, dim=-1)
-        log_f: Tensor = self.encoder(inner, z) - self.standardise(q)[1]
-        return log_f
 
     def certificate(self, x: Any, *, particles: int = 1000, n_model: int = 1000, seed: int = 0) -> Certificate:
         """How tight the bound is, on rows x (n, dim) and on the model's own samples; see :class:`Certificate`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hamflow.densities import PhaseMixture, StartingMixture, choose_mixture
+from hamflow.densities.mixture import GAUSSIAN
 
 if TYPE_CHECKING:
     from hamflow.models.nhf import NHF
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 FEW = 8
 
 
-def fresh_base(dim: int, components: int) -> PhaseMixture:
-    """A base mixture over (q, p), full where there are few columns."""
+def fresh_base(kind: str, dim: int, components: int) -> PhaseMixture:
+    """A base over (q, p): one diagonal Gaussian, or a mixture whose components are full where there are few columns."""
+    if kind == "gaussian":
+        return PhaseMixture(dim, covariance="diagonal", gaussian=True)
     return PhaseMixture(dim, components, covariance="full" if dim <= FEW else "block")
 
 
@@ -36,7 +40,7 @@ def warm_start(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> None:
     """
     kind, mixture = _choose(model, rows, held_out, seed)
     model.whitening.estimate(rows, kind)
-    model.base = fresh_base(model.dim, len(mixture.weights)).to(model.whitening.loc)
+    model.base = fresh_base(model.config["base"], model.dim, len(mixture.weights)).to(model.whitening.loc)
     model.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
 
 
@@ -47,7 +51,10 @@ def _choose(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple[str,
         model.whitening.estimate(rows, kind)
         z, _ = model.standardise(rows)
         z_held, log_det = model.standardise(held_out)
-        mixture = choose_mixture(z, z_held, components=components, max_components=most, seed=seed)
+        if model.config["base"] == "gaussian":
+            mixture = _standard_normal(z_held)
+        else:
+            mixture = choose_mixture(z, z_held, components=components, max_components=most, seed=seed)
         found.append((kind, mixture, mixture.scores + log_det.double().cpu()[: len(mixture.scores)]))
     kind, mixture, scores = found[0]
     if len(found) == 2:
@@ -56,3 +63,10 @@ def _choose(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple[str,
         if gain.mean() > 2 * gain.std() / len(gain) ** 0.5:
             kind, mixture, _ = found[1]
     return kind, mixture
+
+
+def _standard_normal(held_out: Tensor) -> StartingMixture:
+    rows, d = held_out.double().cpu(), held_out.shape[1]
+    scores = -0.5 * (rows**2).sum(-1) - 0.5 * d * math.log(2 * math.pi)
+    one = torch.ones(1, dtype=rows.dtype)
+    return StartingMixture(one, torch.zeros_like(rows[:1]), torch.eye(d, dtype=rows.dtype)[None], GAUSSIAN, scores)
