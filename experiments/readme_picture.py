@@ -31,13 +31,13 @@ def fit_flow(*, quick: bool) -> hf.NHF:
     rows = torch.as_tensor(PLANAR_SETS["two_moons"].sample(100 if quick else ROWS, seed=SEED)).float()
     size = {"n_steps": 3, "width": 8, "particles": 2} if quick else {}
     model = hf.NHF(2, seed=SEED, **size)
-    return model.fit(rows, epochs=2 if quick else 80, batch_size=256, learning_rate=1e-2, seed=SEED)
+    return model.fit(rows, epochs=2 if quick else 120, batch_size=256, learning_rate=5e-3, seed=SEED)
 
 
 def draw(model: hf.NHF, *, grid: int) -> plt.Figure:
     """Four panels: data, density, samples, and trajectories."""
     with sns.axes_style("white"):
-        figure, axes = plt.subplots(1, 4, figsize=(12, 3.1), layout="constrained", dpi=90)
+        figure, axes = plt.subplots(1, 4, figsize=(12, 3.1), layout="constrained", dpi=100)
     data = PLANAR_SETS["two_moons"].sample(2000, seed=SEED + 1)
     _dots(axes[0], torch.as_tensor(data), "#3d6f9e")
     plots.plot_density_2d(model, grid=grid, particles=128, ax=axes[1], seed=SEED)
@@ -47,7 +47,7 @@ def draw(model: hf.NHF, *, grid: int) -> plt.Figure:
     for ax, title in zip(axes, ("data", "fitted density", "samples", "their way through the steps"), strict=True):
         ax.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
         sns.despine(ax=ax, left=True, bottom=True)
-    for ax, zoom in zip(axes, (1, 1, 1, 1.8), strict=True):
+    for ax, zoom in zip(axes, (1, 1, 1, 1.4), strict=True):
         ax.set(xlim=[zoom * x for x in LIMITS[0]], ylim=[zoom * y for y in LIMITS[1]])
     axes[1].set_facecolor(mpl.colormaps["mako"](0.0))
     return figure

@@ -231,8 +231,7 @@ def positions(model: NHF, n: int, *, seed: int = 0) -> Tensor:
     """The positions of ``n`` base samples after every step of the flow, in data coordinates: (n_steps + 1, n, dim)."""
     check_positive("n", n, integer=True)
     flow, device = model.flow, model.whitening.loc.device
-    z = model.base.sample(n, torch.Generator(device).manual_seed(seed))
-    q, p = z.chunk(2, dim=-1)
+    q, p = model.drift(model.base.sample(n, torch.Generator(device).manual_seed(seed))).chunk(2, dim=-1)
     path = [q]
     for k in range(flow.n_steps):
         q, p = flow.step(q, p, k * flow.dt, flow.dt)

@@ -84,5 +84,5 @@ class Whitening(TransformModule):
         return torch.linalg.solve_triangular(self.scale_tril, flat.mT, upper=False).mT.reshape(y.shape)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Log |det S| for every row, (*batch,)."""
+        """The log-det of S for every row, (*batch,)."""
         return self.scale_tril.diagonal().log().sum().expand(x.shape[:-1])

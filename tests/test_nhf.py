@@ -76,7 +76,7 @@ def test_joint_integrates_to_the_marginal(whiten: str, lift: str) -> None:
 def test_marginal_integrates_to_one() -> None:
     model = learned(1)
     centre, scale = float(model.whitening.loc), float(model.whitening.scale_tril)
-    x = centre + scale * torch.linspace(-25, 25, 301).double().reshape(-1, 1)
+    x = centre + scale * torch.linspace(-25, 25, 201).double().reshape(-1, 1)
     exact = model.certificate(x, particles=2, n_model=1).exact
     assert exact is not None
     total = torch.trapezoid(exact.exp(), x.flatten())
@@ -84,12 +84,14 @@ def test_marginal_integrates_to_one() -> None:
 
 
 def test_samples_follow_the_density() -> None:
-    model = learned(1, noise=0.5)
+    model = learned(1)
+    with torch.no_grad():
+        model.base.loc.copy_(torch.tensor([[-2.0, 0.0], [2.0, 0.5]]))
     centre, scale = float(model.whitening.loc), float(model.whitening.scale_tril)
-    x = centre + scale * torch.linspace(-25, 25, 301).double().reshape(-1, 1)
+    x = centre + scale * torch.linspace(-25, 25, 201).double().reshape(-1, 1)
     density = model.certificate(x, particles=2, n_model=1).exact.exp()
     cdf = torch.cumulative_trapezoid(density, x.flatten())
-    drawn = model.sample(5000, seed=0).flatten().numpy()
+    drawn = model.sample(2000, seed=0).flatten().numpy()
     result = stats.kstest(drawn, lambda v: np.interp(v, x.flatten()[1:].numpy(), cdf.numpy()))
     assert result.pvalue > 1e-3
     assert stats.kstest(drawn, stats.norm(drawn.mean(), drawn.std()).cdf).pvalue < 1e-3  # and it is no Gaussian
@@ -181,11 +183,11 @@ def test_certificate_brackets_the_truth(whiten: str, lift: str, encoder: str) ->
 
 
 def test_bound_tightens_with_particles() -> None:
-    model, x = learned(), rows(60).double()
+    model, x = learned(), rows(30).double()
     exact = model.certificate(x, particles=2, n_model=1).exact
     gaps = [float((exact - model.log_prob(x, particles=k)).mean()) for k in (1, 10, 1000)]
     assert gaps[0] > gaps[1] + 0.05 > gaps[2] + 0.05
-    assert abs(gaps[2]) < 0.03
+    assert abs(gaps[2]) < 0.06
     assert abs(gaps[0] - float((exact - model.elbo(x, particles=200)).mean())) < 1.0
     assert torch.equal(model.log_prob(x, particles=10), model.log_prob(x, particles=10))
     assert not torch.equal(model.log_prob(x, particles=10), model.log_prob(x, particles=10, seed=1))
@@ -306,13 +308,13 @@ def test_interrupted_fit_goes_on(tmp_path: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_sleep_phase_fits_the_encoder_to_the_model() -> None:
-    model = learned(noise=0.3, sleep=100.0, particles=2).train()
-    x = rows().double()
+    model = learned(noise=0.3, whiten="none", sleep=100.0, particles=2).train()
+    x = torch.randn(100, 2, dtype=torch.float64)
 
     def looseness() -> float:
         """How far the encoder is from p(p | q) on the model's own samples, in nats, plus a constant."""
-        found = model.certificate(x[:2], particles=2, n_model=2000)
-        return float(found.model_eubo.mean())
+        q, p = model.sample_joint(4000, seed=5)
+        return -float(model.encoder(p, q).detach().mean())
 
     torch.manual_seed(0)
     value = model.loss(x)

@@ -102,7 +102,7 @@ def test_positions_end_where_samples_are(model: hf.NHF) -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 3])
-@pytest.mark.parametrize("lift", [None, "affine"])
+@pytest.mark.parametrize("lift", [None, "spline"])
 def test_trajectories_in_other_dimensions(dim: int, lift: str | None) -> None:
     lift = lift if dim > 1 else None
     ax = plot_trajectories(hf.NHF(dim, n_steps=2, width=4, lift=lift), n=5, pair=(2, 0))

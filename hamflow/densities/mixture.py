@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from pyro import distributions as dist
 from scipy.special import gammaincinv
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.nn import functional
 
 from hamflow.errors import check_choice, check_positive
 
 GAUSSIAN = 1e4  # degrees of freedom from which on a component counts as Gaussian
+_NO_BATCH = torch.Size()
 
 
 class PhaseMixture(nn.Module):
@@ -47,9 +50,7 @@ class PhaseMixture(nn.Module):
         torch.Size([5])
     """
 
-    def __init__(
-        self, dim: int, components: int = 1, *, covariance: str = "full", gaussian: bool = False
-    ) -> None:
+    def __init__(self, dim: int, components: int = 1, *, covariance: str = "full", gaussian: bool = False) -> None:
         super().__init__()
         check_positive("dim", dim, integer=True)
         check_positive("components", components, integer=True)
@@ -146,28 +147,37 @@ class PhaseMixture(nn.Module):
 
 
 class PhaseMixtureDistribution(dist.TorchDistribution):
-    """A :class:`PhaseMixture` as a Pyro distribution, for ``TransformedDistribution`` and ``pyro.sample``."""
+    """A :class:`PhaseMixture` as a Pyro distribution, for ``TransformedDistribution``, ``pyro.sample`` and plates.
 
+    Args:
+        mixture: the mixture; its parameters are shared.
+        batch_shape: the shape of a batch of independent copies.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
     has_rsample = False
 
-    def __init__(self, mixture: PhaseMixture, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, mixture: PhaseMixture, batch_shape: torch.Size = _NO_BATCH, validate_args: bool | None = None
+    ) -> None:
         self.mixture = mixture
-        event = torch.Size((2 * mixture.dim,))
-        super().__init__(torch.Size(), event, validate_args=validate_args)
+        super().__init__(batch_shape, torch.Size((2 * mixture.dim,)), validate_args=validate_args)
 
-    @torch.distributions.constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> torch.distributions.constraints.Constraint:
-        """All of R^(2d)."""
-        return torch.distributions.constraints.real_vector
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PhaseMixtureDistribution:
+        """Independent copies in a batch of shape ``batch_shape``."""
+        return PhaseMixtureDistribution(self.mixture, torch.Size(batch_shape), self._validate_args)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The log density, (*batch, 2d) -> (*batch,)."""
-        return self.mixture.log_prob(x)
+        log_prob = self.mixture.log_prob(x)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
+    @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Draws of shape (*sample_shape, 2d)."""
-        shape = torch.Size(sample_shape)
-        return self.mixture.sample(shape.numel()).reshape(*shape, *self.event_shape)
+        """Draws of shape (*sample_shape, *batch, 2d)."""
+        shape = (*sample_shape, *self.batch_shape)
+        return self.mixture.sample(math.prod(shape)).reshape(*shape, *self.event_shape)
 
 
 def log_student(squared: Tensor, degrees: Tensor, d: int) -> Tensor:
