@@ -156,7 +156,7 @@ class NHF(nn.Module):
         return dist.TransformedDistribution(self.base.distribution(), [self.transform])
 
     def standardise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The coordinates of the Hamiltonian steps and the log-det of that map, x of shape (n, dim) -> (n, dim), (n,)."""
+        """The coordinates of the steps and the log-det of the map to them, x of shape (n, dim) -> (n, dim), (n,)."""
         z = self.whitening.inv(x)
         log_det = -self.whitening.log_abs_det_jacobian(z, x)
         if self.lift is None:
