@@ -10,8 +10,8 @@ from datasets import load_table
 
 NAME = "fit_time"
 NOTES = """
-fit_seconds: process seconds on one thread of NHF(30).fit(x, epochs=200, patience=None) with the defaults of the package,
-the choice of the starting mixture included; the training table is the whole of scikit-learn's breast_cancer (569 rows).
+fit_seconds: process seconds on one thread of NHF(30).fit(x, epochs=200, patience=None) with the package's defaults, the
+choice of the starting mixture included; the training table is the whole of scikit-learn's breast_cancer (569 rows).
 """
 
 

@@ -164,7 +164,9 @@ class PhaseMixtureDistribution(dist.TorchDistribution):
         self.mixture = mixture
         super().__init__(batch_shape, torch.Size((2 * mixture.dim,)), validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> PhaseMixtureDistribution:
+    def expand(
+        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None
+    ) -> PhaseMixtureDistribution:
         """Independent copies in a batch of shape ``batch_shape``."""
         return PhaseMixtureDistribution(self.mixture, torch.Size(batch_shape), self._validate_args)
 
