@@ -54,16 +54,12 @@ class GaussianEncoder(nn.Module):
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        return self._colour(self._noise(q, particles, generator), *self._moments(q))
+        return self.colour(_draw_noise(q, particles, generator), q)
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
-        loc, log_scale, lower = self._moments(q)
-        return _standard_normal(self._whiten(p, loc, log_scale, lower)) - log_scale.sum(-1)
-
-    @staticmethod
-    def _noise(q: Tensor, particles: int, generator: torch.Generator | None) -> Tensor:
-        return torch.randn((particles, *q.shape), dtype=q.dtype, device=q.device, generator=generator)
+        noise, log_det = self.whiten(p, q)
+        return _standard_normal(noise) + log_det
 
     def _moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Mean (n, d), log scale (n, d) and U of shape (n, d, d) or (d, d).
@@ -76,26 +72,29 @@ class GaussianEncoder(nn.Module):
         # A smooth floor and ceiling keep one wild row from overflowing the whole bound.
         return loc, 6 * torch.tanh(log_scale / 6), unit.index_put(index, below)
 
-    @staticmethod
-    def _colour(noise: Tensor, loc: Tensor, log_scale: Tensor, lower: Tensor) -> Tensor:
+    def colour(self, noise: Tensor, q: Tensor) -> Tensor:
+        """Momenta from noise: A q + m(q) + L(q) noise, noise of shape (particles, n, d) and q (n, d)."""
+        loc, log_scale, lower = self._moments(q)
         scaled = log_scale.exp() * noise
-        mixed = scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower)
-        return loc + mixed
+        return loc + (scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower))
 
-    @staticmethod
-    def _whiten(p: Tensor, loc: Tensor, log_scale: Tensor, lower: Tensor) -> Tensor:
+    def whiten(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of :meth:`colour` and its log-det, p of shape (*particles, n, d) -> the same and (n,)."""
+        loc, log_scale, lower = self._moments(q)
         solve = {"upper": False, "unitriangular": True}
         centred = p - loc
         if lower.ndim == 2:
-            flat = torch.linalg.solve_triangular(lower, centred.reshape(-1, centred.shape[-1]).mT, **solve)
-            return flat.mT.reshape(centred.shape) * (-log_scale).exp()
-        # One factor a row, shared by all its particles: (n, d, particles).
-        columns = torch.linalg.solve_triangular(lower, centred.reshape(-1, *lower.shape[:2]).permute(1, 2, 0), **solve)
-        return columns.permute(2, 0, 1).reshape(centred.shape) * (-log_scale).exp()
+            flat = torch.linalg.solve_triangular(lower, centred.reshape(-1, self.dim).mT, **solve)
+            scaled = flat.mT.reshape(p.shape)
+        else:
+            # One factor a row, shared by all its particles: (n, d, particles).
+            columns = torch.linalg.solve_triangular(lower, centred.reshape(-1, *q.shape).permute(1, 2, 0), **solve)
+            scaled = columns.permute(2, 0, 1).reshape(p.shape)
+        return scaled * (-log_scale).exp(), -log_scale.sum(-1)
 
 
-class FlowEncoder(GaussianEncoder):
-    r"""A Gaussian encoder whose noise first passes a conditional spline flow: skewed, heavy or two-humped f(p | q).
+class FlowEncoder(nn.Module):
+    r"""A :class:`GaussianEncoder` whose noise first passes a conditional spline flow, for a skewed or two-humped f(p | q).
 
     .. math:: p = \mu(q) + L(q)\, T_q(\varepsilon), \qquad \varepsilon \sim \mathcal N(0, I)
 
@@ -122,7 +121,8 @@ class FlowEncoder(GaussianEncoder):
     def __init__(
         self, dim: int, *, width: int = 32, covariance: str = "full", transforms: int = 2, bins: int = 8
     ) -> None:
-        super().__init__(dim, width=width, covariance=covariance)
+        super().__init__()
+        self.gaussian = GaussianEncoder(dim, width=width, covariance=covariance)
         check_positive("transforms", transforms, integer=True)
         check_positive("bins", bins, integer=True)
         # A coupling layer needs two coordinates; with one, the autoregressive spline has nothing to iterate over.
@@ -131,23 +131,25 @@ class FlowEncoder(GaussianEncoder):
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        noise = self._noise(q, particles, generator)
-        context = q.expand_as(noise).reshape(-1, self.dim)
-        flat = noise.reshape(-1, self.dim)
+        noise = _draw_noise(q, particles, generator)
+        context, flat = q.expand_as(noise).flatten(0, 1), noise.flatten(0, 1)
         for transform in self.transforms:
             flat, _ = transform(flat, context)
-        return self._colour(flat.reshape(noise.shape), *self._moments(q))
+        return self.gaussian.colour(flat.reshape(noise.shape), q)
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
-        loc, log_scale, lower = self._moments(q)
-        flat = self._whiten(p, loc, log_scale, lower).reshape(-1, self.dim)
-        context = q.expand(p.shape).reshape(-1, self.dim)
+        noise, gaussian_log_det = self.gaussian.whiten(p, q)
+        flat, context = (x.expand_as(p).reshape(-1, p.shape[-1]) for x in (noise, q))
         log_det = flat.new_zeros(len(flat))
         for transform in reversed(list(self.transforms)):
             flat, step = transform.inverse(flat, context)  # type: ignore[operator]
             log_det = log_det + step
-        return (_standard_normal(flat) + log_det).reshape(p.shape[:-1]) - log_scale.sum(-1)
+        return (_standard_normal(flat) + log_det).reshape(p.shape[:-1]) + gaussian_log_det
+
+
+def _draw_noise(q: Tensor, particles: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randn((particles, *q.shape), dtype=q.dtype, device=q.device, generator=generator)
 
 
 def _standard_normal(noise: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def _choose(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple[str,
     if len(found) == 2:
         gain = found[1][2] - scores
         # Full whitening helps the flow more than the mixture; the plain one has to be clearly better to win.
-        if gain.mean() > 2 * gain.std() / len(gain) ** 0.5:
+        if len(gain) > 1 and gain.mean() > 2 * gain.std() / len(gain) ** 0.5:
             kind, mixture, _ = found[1]
     return kind, mixture
 
