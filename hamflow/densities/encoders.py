@@ -94,7 +94,7 @@ class GaussianEncoder(nn.Module):
 
 
 class FlowEncoder(nn.Module):
-    r"""A :class:`GaussianEncoder` whose noise first passes a conditional spline flow, for a skewed or two-humped f(p | q).
+    r"""A :class:`GaussianEncoder` whose noise first passes a conditional spline flow: skewed or two-humped f(p | q).
 
     .. math:: p = \mu(q) + L(q)\, T_q(\varepsilon), \qquad \varepsilon \sim \mathcal N(0, I)
 

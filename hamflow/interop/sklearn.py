@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hamflow.densities import importance_bound
 from hamflow.errors import check_choice, check_positive
-from hamflow.models.nhf import NHF
+from hamflow.models.nhf import CHUNK, NHF
+from hamflow.training import seeded
 
 _CHUNK = 1 << 17  # rows times particles at once
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -156,11 +157,13 @@ def _seed(random_state: int | np.random.RandomState | None) -> int:
 @torch.no_grad()
 def _bound(model: NHF, rows: torch.Tensor, particles: int, seed: int) -> torch.Tensor:
     """The bound on log p of each row, with the same draws of the noise for every row, (n, dim) -> (n,)."""
-    z, log_det = model.standardise(rows)
-    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-        torch.manual_seed(seed)
-        draw = torch.func.vmap(
-            lambda row: model.encoder.rsample(row.unsqueeze(0), particles).squeeze(1), out_dims=1, randomness="same"
-        )
-        p = draw(z)
-    return importance_bound(model.log_joint_standardised(z, p) + log_det - model.encoder(p, z))
+    draw = torch.func.vmap(
+        lambda row: model.encoder.rsample(row.unsqueeze(0), particles).squeeze(1), out_dims=1, randomness="same"
+    )
+    parts = []
+    for part in rows.split(max(1, CHUNK // particles)):
+        z, log_det = model.standardise(part)
+        with seeded(seed, rows.device):
+            p = draw(z)
+        parts.append(importance_bound(model.log_joint_standardised(z, p) + log_det - model.encoder(p, z)))
+    return torch.cat(parts)

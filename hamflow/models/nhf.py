@@ -31,9 +31,10 @@ from hamflow.models.start import FEW, fresh_base, warm_start
 from hamflow.models.storage import SavedModel, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import SCHEMES, Drift, Lift, Splitting
-from hamflow.training import History, check_settings, fit, split_rows
+from hamflow.training import History, check_settings, fit, seeded, split_rows
 
-_CHUNK = 1 << 17  # rows of (q, p) moved at once when scoring: bounds the memory, not the result
+#: Rows of (q, p) moved at once when sampling and scoring: it bounds the memory, not the result.
+CHUNK = 1 << 17
 
 
 class NHF(nn.Module):
@@ -125,8 +126,7 @@ class NHF(nn.Module):
         if not sleep >= 0:
             raise InputError(f"sleep = {sleep!r}, expected a weight >= 0")
         self.dim, self.particles, self.sleep = dim, particles, sleep
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.whitening = Whitening(dim)
             if isinstance(lift, str):
                 lift = coupling_flow(lift, dim, layers=lift_layers, width=lift_width)
@@ -247,20 +247,19 @@ class NHF(nn.Module):
         if isinstance(validation, Tensor) or hasattr(validation, "shape"):
             validation = check_rows(validation, "validation", dim=self.dim).to(rows)
         train, held_out = split_rows(rows, validation, seed)
-        with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-            torch.manual_seed(seed)
+        with seeded(seed, rows.device):
             warm_start(self, train, train if held_out is None else held_out, seed)
         self.history = fit(self, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
         return self
 
     # Use
 
-    def sample(self, n: int, *, seed: int | None = None, batch_size: int = _CHUNK) -> Tensor:
+    def sample(self, n: int, *, seed: int | None = None, batch_size: int = CHUNK) -> Tensor:
         """``n`` exact draws of q, (n, dim); the same seed and batch size give the same draws."""
         return self.sample_joint(n, seed=seed, batch_size=batch_size)[0]
 
     @torch.no_grad()
-    def sample_joint(self, n: int, *, seed: int | None = None, batch_size: int = _CHUNK) -> tuple[Tensor, Tensor]:
+    def sample_joint(self, n: int, *, seed: int | None = None, batch_size: int = CHUNK) -> tuple[Tensor, Tensor]:
         """``n`` exact draws of (q, p), each (n, dim): p is an exact draw of the momentum given q."""
         check_positive("n", n, integer=True)
         check_positive("batch_size", batch_size, integer=True)
@@ -295,7 +294,7 @@ class NHF(nn.Module):
         rows = self._rows(x, "x")
         generator = _generator(seed, rows.device)
         parts = []
-        for part in rows.split(max(1, _CHUNK // particles)):
+        for part in rows.split(max(1, CHUNK // particles)):
             z, log_det = self.standardise(part)
             p = self.encoder.rsample(z, particles, generator)
             parts.append(self.log_joint_standardised(z, p) + log_det - self.encoder(p, z))

@@ -1,5 +1,6 @@
 """Training: one loop for every model, and checkpoints."""
 
 from hamflow.training.fit import History, check_settings, fit, split_rows
+from hamflow.training.seeding import seeded
 
-__all__ = ["History", "check_settings", "fit", "split_rows"]
+__all__ = ["History", "check_settings", "fit", "seeded", "split_rows"]

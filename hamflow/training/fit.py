@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from hamflow.errors import CheckpointError, FitError, InputError, check_choice, check_positive, check_seed
 from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
+from hamflow.training.seeding import seeded
 
 _MAX_RETURNS = 5
 _CHECKPOINT_SECONDS = 10.0
@@ -96,9 +97,7 @@ def fit(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
         schedule=schedule, patience=patience, seed=seed,
     )  # fmt: skip
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, x.device):
         rows, held_out = split_rows(x, validation, seed)
         settings |= {"rows": _mark(rows), "held_out": None if held_out is None else _mark(held_out)}
         run = _Run(model, rows, held_out, settings, None if checkpoint is None else Path(checkpoint))
@@ -250,10 +249,8 @@ class _Run:
             return math.nan
         self.model.eval()
         total = 0.0
-        devices = [self.rows.device] if self.rows.device.type == "cuda" else []
         # The same noise every time, so that epochs are compared on equal terms.
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.settings["seed"])
+        with torch.no_grad(), seeded(self.settings["seed"], self.rows.device):
             for batch in self.held_out.split(4 * self.settings["batch_size"]):
                 total += float(self.model.loss(batch)) * len(batch)  # type: ignore[operator]
         return total / len(self.held_out)
@@ -290,6 +287,7 @@ class _Run:
         if self.returns > _MAX_RETURNS:
             if self.held_out is not None:
                 self.model.load_state_dict(self.best)
+            self.model.eval()
             raise FitError(
                 f"the loss was not finite {self.returns} times, the last in epoch {self.epoch + 1}; the model keeps "
                 "its best weights. A smaller learning_rate or clip, float64, or a look at the data's outliers may help"
