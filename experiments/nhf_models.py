@@ -34,6 +34,9 @@ def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
     model |= {"max_components": MAX_COMPONENTS}
     if name == "nhf_hybrid":
         model |= {"n_steps": 4, "width": 16, "particles": 4, "lift": "spline", "lift_layers": 4}
+        if dim > 60:
+            # Ten components alone would take a third of the budget, and the lift is the better use of it.
+            model |= {"max_components": 3}
     return {"model": model, "learning_rate": 2e-3, "evaluation_particles": 1000}
 
 
@@ -50,7 +53,7 @@ def build(name: str, case: str, dim: int, budget: int, seed: int) -> Any:
     free = "lift_width" if "lift" in chosen else "width"
 
     def size(width: int) -> int:
-        return count_parameters(hf.NHF(dim, **(chosen | {"components": MAX_COMPONENTS, free: width})))
+        return count_parameters(hf.NHF(dim, **(chosen | {"components": chosen["max_components"], free: width})))
 
     width = 1
     if size(width) > budget:
