@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from hamflow.errors import CheckpointError, FitError, InputError, SolveError, check_training_table
+from hamflow.errors import CheckpointError, FitError, InputError, SolveError, check_device, check_training_table
 from hamflow.io import atomic_path, check_table_path, read_table, write_table
 from hamflow.models import NHF, load
 
@@ -85,7 +85,9 @@ def fit(
     _check_run_target(out, overwrite)
     table, names = read_table(data, None if columns is None else [c.strip() for c in columns.split(",")], key=key)
     check_training_table(table, str(data))
-    _check_device(device)
+    check_device(device)
+    for target in (out, *([checkpoint] if checkpoint else [])):
+        _check_writable(target)
     model = NHF(table.shape[1], n_steps=n_steps, width=width, particles=particles, seed=seed)
     model.fit(
         table, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
@@ -204,12 +206,11 @@ def _check_run_target(out: Path, overwrite: bool) -> None:
             raise InputError(f"{out} exists; --overwrite replaces it")
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device = {device!r} cannot be used: {reason}") from error
+def _check_writable(path: Path) -> None:
+    # Before the training, whose result would be lost: the nearest folder that exists must take new files.
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: {parent} is not a folder that can be written to")
 
 
 def write_run(model: NHF, names: list[str], out: Path) -> None:
@@ -247,7 +248,7 @@ def _report_fit(model: NHF, data: Path, shape: tuple[int, ...], epochs: int, out
         print(f"note: {note}")
     best = min([history.start, *history.validation])
     print(f"kept epoch {history.best_epoch} of {epochs}")
-    print(f"held-out rows: mean log p >= {-best:.3f} nats a row (a lower bound in expectation)")
+    print(f"validation rows: {-best:.3f} nats a row, a lower bound on log p; they chose the model, so it is optimistic")
     print(f"model: {out}")
 
 

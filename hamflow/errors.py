@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,13 @@ class InputError(ValueError):
 
 
 class FitError(RuntimeError):
-    """Training cannot go on, for instance because the loss was not finite again and again."""
+    """Training cannot go on, for instance because the loss was not finite again and again.
+
+    Attributes:
+        history: what happened until then, a :class:`hamflow.History`, or None where training had not begun.
+    """
+
+    history: Any = None
 
 
 class CheckpointError(ValueError):
@@ -26,18 +33,32 @@ class SolveError(RuntimeError):
     """An implicit step did not reach its tolerance; the message says which residual was left."""
 
 
-def check_positive(name: str, value: float, *, integer: bool = False) -> None:
+def is_number(value: Any, *, integer: bool = False) -> bool:
+    """Whether a value is a real (or a whole) number, of Python or of NumPy; True and False are not."""
+    return isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
+
+
+def check_positive(name: str, value: Any, *, integer: bool = False) -> None:
     """Raise :class:`InputError` unless ``value`` is a positive (whole) number."""
-    kind = "positive integer" if integer else "positive finite number"
-    right_type = isinstance(value, int) if integer else isinstance(value, (int, float))
-    if not right_type or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise InputError(f"{name} = {value!r}, expected a {kind}")
+    if not is_number(value, integer=integer) or not 0 < value < float("inf"):
+        raise InputError(f"{name} = {value!r}, expected a positive {'integer' if integer else 'finite number'}")
 
 
 def check_seed(name: str, value: Any) -> None:
     """Raise :class:`InputError` unless ``value`` is a whole number under 2^32, as NumPy takes them."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+    if not is_number(value, integer=True) or not 0 <= value < 2**32:
         raise InputError(f"{name} = {value!r}, expected a whole number from 0 to 2**32 - 1")
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, or :class:`InputError` where this machine cannot compute on it."""
+    try:
+        number = torch.zeros(1, device=device)
+        number.item()  # fails where there is a device in name only
+        return number.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device = {str(device)!r}, expected a device of this machine: {reason}") from error
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor
@@ -131,24 +133,27 @@ def hamiltonian(
     check_positive("input_dim", input_dim, integer=True)
     if input_dim % 2:
         raise InputError(f"input_dim = {input_dim}, expected an even number: positions and momenta share it")
-    energy = layered_hamiltonian(input_dim // 2, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
+    energy = layered_hamiltonian(
+        input_dim // 2, n_steps=n_steps, width=width, dt=dt, scheme=scheme, layerwise=layerwise
+    )
     return PhaseFlow(Splitting(energy, scheme), n_steps=n_steps, dt=dt)
 
 
 def layered_hamiltonian(
-    dim: int, *, n_steps: int, width: int, dt: float, layerwise: bool = True, learn_mass: bool = True
+    dim: int, *, n_steps: int, width: int, dt: float, scheme: Scheme = LEAPFROG, layerwise: bool = True
 ) -> SeparableHamiltonian:
-    """A separable Hamiltonian of ridge potentials for ``n_steps`` steps of ``dt``: a layer a kick, or one for all.
+    """A separable Hamiltonian of ridge potentials and a learned mass for ``n_steps`` steps of ``dt``.
 
     Args:
         dim: d, the number of degrees of freedom.
         n_steps: the number of steps that the layers must cover.
         width: the number of ridges of each potential.
         dt: the time step.
+        scheme: the scheme that will step it; where its last kick comes at the end of a step, one layer more is needed.
         layerwise: one potential a layer, or one autonomous potential.
-        learn_mass: whether the (shared, diagonal) mass is a parameter.
     """
-    layers = n_steps + 1 if layerwise else 1
+    last_kick = max(time for is_kick, _, time in scheme.stages(n_steps) if is_kick)
+    layers = math.floor(last_kick + 0.5) + 1 if layerwise else 1
     return SeparableHamiltonian(
-        QuadraticKinetic(dim, learn=learn_mass), RidgePotential(dim, width, layers=layers, spacing=dt)
+        QuadraticKinetic(dim, learn=True), RidgePotential(dim, width, layers=layers, spacing=dt)
     )

@@ -231,13 +231,14 @@ def positions(model: NHF, n: int, *, seed: int = 0) -> Tensor:
     """The positions of ``n`` base samples after every step of the flow, in data coordinates: (n_steps + 1, n, dim)."""
     check_positive("n", n, integer=True)
     flow, device = model.flow, model.whitening.loc.device
-    q, p = model.drift(model.base.sample(n, torch.Generator(device).manual_seed(seed))).chunk(2, dim=-1)
-    path = [q]
+    start = model.base.sample(n, torch.Generator(device).manual_seed(seed))
+    path = [start[:, : model.dim]]
+    q, p = model.drift(start).chunk(2, dim=-1)
     for k in range(flow.n_steps):
         q, p = flow.step(q, p, k * flow.dt, flow.dt)
         path.append(q)
     z = torch.stack(path)
-    return model.whitening(z if model.lift is None else model.lift(z))
+    return model.whitening(z if model.lifting is None else model.lifting.map(z))
 
 
 def plot_trajectories(

@@ -39,7 +39,7 @@ def test_fit_says_what_it_did(tmp_path: Path, folder: Path, capsys: pytest.Captu
     assert call("fit", folder / "data.csv", "--out", out, *TINY) == 0
     printed = capsys.readouterr().out
     assert "80 rows, 2 columns" in printed
-    assert "a lower bound in expectation" in printed
+    assert "a lower bound on log p" in printed
     assert str(out) in printed
     assert listing(tmp_path / "new") == [
         "run", "run/columns.json", "run/model.json", "run/weights.safetensors",

@@ -20,7 +20,7 @@ from hamflow.densities import (
     pareto_k,
     reparameterised_loss,
 )
-from hamflow.errors import InputError, SolveError
+from hamflow.errors import InputError
 from tests.members import shaken
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -353,5 +353,6 @@ def test_quadrature_says_when_it_cannot() -> None:
     def step(q: Tensor, p: Tensor) -> Tensor:
         return torch.where(p.abs() < 1.2345, 0.0, -1e6).sum(-1)
 
-    with pytest.raises(SolveError, match="at 1025 nodes a dimension, expected <= 1e-09"):
-        integrate_momentum(step, torch.zeros(1, 1), -box, box, tolerance=1e-9)
+    unsettled = integrate_momentum(step, torch.zeros(1, 1), -box, box, tolerance=1e-9)
+    assert unsettled.log_prob.isnan().all()
+    assert (unsettled.error > 1e-9).all()

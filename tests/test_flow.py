@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, SeparableHamiltonian
 from hamflow.errors import InputError
 from hamflow.flow import PhaseFlow, hamiltonian, layered_hamiltonian
-from hamflow.steps import YOSHIDA4, Splitting
+from hamflow.steps import YOSHIDA4, ImplicitMidpoint, Splitting
 from hamflow.testing import check_flow
 from tests.members import pendulums, shaken
 
@@ -37,6 +37,18 @@ def test_positions_come_first(float64: torch.dtype) -> None:
     q, p = torch.randn(5, 2), torch.randn(5, 2)
     moved = PhaseFlow(step, n_steps=4, dt=0.2)(torch.cat((q, p), -1))
     torch.testing.assert_close(moved, torch.cat(step.iterate(q, p, 0.0, 0.2, 4), -1))
+
+
+def test_implicit_steps_through_layers_come_back(float64: torch.dtype) -> None:
+    """The midpoint of a step lies halfway between two layers: both directions must take the same one."""
+    energy = shaken(layered_hamiltonian(2, n_steps=8, width=8, dt=0.1))
+    flow = PhaseFlow(ImplicitMidpoint(energy), n_steps=8, dt=0.1)
+    x = torch.randn(50, 4)
+    assert (flow(x) - x).abs().max() > 0.1
+    assert (flow.inv(flow(x)) - x).abs().max() <= 1e-9
+    assert (flow(flow.inv(x)) - x).abs().max() <= 1e-9
+    (used,) = torch.autograd.grad(flow(x).square().sum(), energy.potential.amplitude)
+    assert used.any(-1).tolist() == [False] + 8 * [True]  # each step has a layer of its own, the later of the two
 
 
 def test_density_of_a_transformed_distribution(float64: torch.dtype) -> None:

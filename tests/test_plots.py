@@ -98,7 +98,9 @@ def test_positions_end_where_samples_are(model: hf.NHF) -> None:
     path = positions(model, 20, seed=4)
     assert path.shape == (4, 20, 2)
     torch.testing.assert_close(path[-1], model.sample(20, seed=4), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(path[0], path[-1])
+    assert not torch.allclose(path[1], path[-1])
+    base = model.base.sample(20, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(path[0], model.whitening(base[:, :2]))
 
 
 @pytest.mark.parametrize("dim", [1, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     """
     columns = log_weights.detach().double().cpu().numpy().T
     k = _psis(np.ascontiguousarray(columns))
-    return torch.as_tensor(k, dtype=log_weights.dtype)
+    return torch.as_tensor(k, dtype=log_weights.dtype, device=log_weights.device)
 
 
 def _psis(log_weights: np.ndarray) -> np.ndarray:
@@ -80,7 +81,9 @@ def _psis(log_weights: np.ndarray) -> np.ndarray:
     try:
         from arviz_stats.base import array_stats
     except ImportError:
-        import arviz
-
+        # ArviZ 0.23 announces its refactoring at import, which says nothing to who asked for a certificate.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            import arviz
         return np.atleast_1d(np.asarray(arviz.psislw(log_weights)[1]))
     return np.atleast_1d(np.asarray(array_stats.psislw(log_weights, r_eff=1, axis=-1)[1]))

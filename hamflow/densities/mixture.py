@@ -59,6 +59,7 @@ class PhaseMixture(nn.Module):
         self.components = components
         self.covariance = covariance
         # The leading coordinates that have correlations.
+        self.gaussian = gaussian
         self.coupled = {"full": 2 * dim, "block": dim, "diagonal": 1}[covariance]
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.zeros(components, 2 * dim))
@@ -86,10 +87,10 @@ class PhaseMixture(nn.Module):
         else:
             y_q = self._scaled(x[..., :d], factor[:, :d, :d], self.loc[:, :d])
             y_p = (x[..., d:].unsqueeze(-2) - self.loc[:, d:]) * self.log_diagonal[:, d:].exp()
+        squared = (y_q**2).sum(-1)
         log_component = (
-            log_student((y_q**2).sum(-1), self.degrees(), d)
-            - 0.5 * (y_p**2).sum(-1)
-            - 0.5 * d * math.log(2 * math.pi)
+            (_log_normal(squared, d) if self.gaussian else log_student(squared, self.degrees(), d))
+            + _log_normal((y_p**2).sum(-1), d)
             + self.log_diagonal.sum(-1)
         )
         return torch.logsumexp(log_component + self.logits.log_softmax(-1), dim=-1)
@@ -109,10 +110,14 @@ class PhaseMixture(nn.Module):
         uniform = torch.rand(n, dtype=torch.float64, device=like.device, generator=generator)
         # Student t: a Gaussian over the root of a mean-one gamma variable, here by its quantile function, because
         # torch's own gamma sampler takes no generator.
-        half = self.degrees()[chosen].double() / 2
-        noise[:, : self.dim] *= _gamma_quantile(uniform, half).div(half).rsqrt().to(noise).unsqueeze(-1)
-        spread = torch.linalg.inv(self.precision_factor())[chosen]
-        return self.loc[chosen] + (spread @ noise.unsqueeze(-1)).squeeze(-1)
+        if not self.gaussian:
+            half = self.degrees()[chosen].double() / 2
+            noise[:, : self.dim] *= _gamma_quantile(uniform, half).div(half).rsqrt().to(noise).unsqueeze(-1)
+        draws = self.loc[chosen]
+        # One component at a time: a factor for every draw would not fit in memory.
+        for k, spread in enumerate(torch.linalg.inv(self.precision_factor())):
+            draws = torch.where((chosen == k).unsqueeze(-1), draws + noise @ spread.mT, draws)
+        return draws
 
     def distribution(self) -> PhaseMixtureDistribution:
         """The same density as a Pyro distribution with event shape (2d,)."""
@@ -180,6 +185,10 @@ class PhaseMixtureDistribution(dist.TorchDistribution):
         """Draws of shape (*sample_shape, *batch, 2d)."""
         shape = (*sample_shape, *self.batch_shape)
         return self.mixture.sample(math.prod(shape)).reshape(*shape, *self.event_shape)
+
+
+def _log_normal(squared: Tensor, d: int) -> Tensor:
+    return -0.5 * squared - 0.5 * d * math.log(2 * math.pi)
 
 
 def log_student(squared: Tensor, degrees: Tensor, d: int) -> Tensor:

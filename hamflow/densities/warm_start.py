@@ -56,7 +56,7 @@ def choose_mixture(
     Raises:
         FitError: no mixture could be fitted.
     """
-    train, test = rows[:_MAX_ROWS].double().cpu(), held_out[:_MAX_ROWS].double().cpu()
+    train, test = _some(rows.double().cpu(), seed), held_out.double().cpu()
     best: StartingMixture | None = None
     point = (len(_DEGREES) - 1, 1)
     without_gain = 0
@@ -82,6 +82,12 @@ def choose_mixture(
     if best is None:
         raise FitError(f"no mixture of {components} components could be fitted to {len(train)} rows")
     return best
+
+
+def _some(rows: Tensor, seed: int) -> Tensor:
+    if len(rows) <= _MAX_ROWS:
+        return rows
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:_MAX_ROWS]]
 
 
 def _neighbours(point: tuple[int, int]) -> Iterator[tuple[int, int]]:

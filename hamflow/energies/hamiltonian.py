@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,12 +22,16 @@ def _gradients(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -
     return torch.func.grad(lambda *xs: function(*xs).sum(), argnums=argnums)(*arguments)
 
 
+#: So that a time halfway between two layers falls on the same side however rounding made it.
+_FUZZ = 1e-9
+
+
 class Energy(nn.Module):
     r"""A scalar function of one variable, such as a potential :math:`V(q, t)` or a kinetic energy :math:`T(p, t)`.
 
     A subclass implements :meth:`forward`, and :meth:`gradient` where a closed form is at hand. With ``layers > 1`` it
     keeps one set of parameters for each layer and is piecewise constant in time: layer
-    :math:`\operatorname{round}(t / \text{spacing})` acts at time t.
+    :math:`\lfloor t / \text{spacing} + \tfrac12 \rfloor` acts at time t.
 
     Args:
         layers: the number of parameter sets; 1 is an autonomous energy.
@@ -55,7 +60,7 @@ class Energy(nn.Module):
             raise InputError(
                 f"t is a tensor of shape {tuple(t.shape)}, expected a number: one of the {self.layers} layers acts"
             )
-        index = round(t / self.spacing)
+        index = math.floor(t / self.spacing + 0.5 + _FUZZ)
         if not 0 <= index < self.layers:
             raise InputError(
                 f"t = {t} falls in layer {index}, expected one of the {self.layers} layers of spacing {self.spacing}"

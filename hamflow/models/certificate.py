@@ -11,10 +11,13 @@ from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor
 
 from hamflow.densities import Quadrature, effective_sample_size, importance_bound, integrate_momentum, pareto_k
-from hamflow.errors import check_positive
+from hamflow.errors import InputError, check_positive
 
 if TYPE_CHECKING:
     from hamflow.models.nhf import NHF
+
+
+_FEWEST = 2  # one weight has no spread
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Certificate:
         standard_error: the Monte Carlo error of ``lower`` by the delta method, (n,).
         pareto_k: the tail index of the weights, (n,); above 0.7 the bound is loose and the error understated.
         effective_sample_size: of the K weights, (n,).
-        exact: log p(x) by quadrature over the momentum, (n,), or None where dim > 2.
+        exact: log p(x) by quadrature over the momentum, (n,), NaN where it did not settle; None where dim > 2 or where
+            it was not asked for.
         model_elbo, model_lower, model_upper, model_eubo: the four bounds on log p of the model's samples, (m,).
         model_exact: log p of the model's samples by quadrature, (m,), or None where dim > 2.
     """
@@ -59,7 +63,9 @@ class Certificate:
 
     def __str__(self) -> str:
         def mean(values: Tensor) -> str:
-            return f"{float(values.mean()):.4f} +- {float(values.std() / len(values) ** 0.5):.4f}"
+            values = values[torch.isfinite(values)]
+            error = f" +- {float(values.std() / len(values) ** 0.5):.4f}" if len(values) > 1 else ""
+            return f"{float(values.mean()):.4f}{error}"
 
         lines = [
             f"rows:          lower bound {mean(self.lower)} nats (ELBO {mean(self.elbo)})",
@@ -78,18 +84,21 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(model: NHF, rows: Tensor, *, particles: int, n_model: int, seed: int) -> Certificate:
+def certify(model: NHF, rows: Tensor, *, particles: int, n_model: int, exact: bool, seed: int) -> Certificate:
     """The :class:`Certificate` of a model on rows (n, dim); see :meth:`hamflow.NHF.certificate`.
 
     Args:
         model: the fitted model.
         rows: the rows, (n, dim), on the model's device.
-        particles: K, at least 2 for the Pareto k to mean anything; 100 or more in practice.
+        particles: K, at least 2; a hundred or more for the tail of the weights to show.
         n_model: m, how many samples of the model to bracket.
+        exact: whether to integrate by quadrature where there are one or two columns, a fifth of a second a row.
         seed: for the particles and the samples.
     """
     check_positive("particles", particles, integer=True)
     check_positive("n_model", n_model, integer=True)
+    if particles < _FEWEST:
+        raise InputError(f"particles = {particles}, expected at least {_FEWEST} to compare their weights")
     log_weights = model.log_weights(rows, particles=particles, seed=seed)
     lower = importance_bound(log_weights)
     relative = (log_weights - lower).exp()
@@ -97,19 +106,19 @@ def certify(model: NHF, rows: Tensor, *, particles: int, n_model: int, seed: int
     own = model.log_joint(q, p) - _log_encoder(model, q, p)
     others = model.log_weights(q, particles=particles, seed=seed + 1)
     upper = importance_bound(torch.cat((own.unsqueeze(0), others[1:])))
-    small = model.dim <= 2
+    integrate = exact and model.dim <= 2
     return Certificate(
         lower=lower,
         elbo=log_weights.mean(0),
         standard_error=relative.std(0) / particles**0.5,
         pareto_k=pareto_k(log_weights),
         effective_sample_size=effective_sample_size(log_weights),
-        exact=exact_log_prob(model, rows).log_prob if small else None,
+        exact=exact_log_prob(model, rows).log_prob if integrate else None,
         model_elbo=others.mean(0),
         model_lower=importance_bound(others),
         model_upper=upper,
         model_eubo=own,
-        model_exact=exact_log_prob(model, q).log_prob if small else None,
+        model_exact=exact_log_prob(model, q).log_prob if integrate else None,
     )
 
 

@@ -13,27 +13,27 @@ from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from hamflow.densities import FlowEncoder, GaussianEncoder, importance_bound, reparameterised_loss
-from hamflow.energies import QuadraticKinetic
+from hamflow.densities import FlowEncoder, GaussianEncoder, PhaseMixture, importance_bound, reparameterised_loss
 from hamflow.errors import (
     CheckpointError,
+    FitError,
     InputError,
-    check_choice,
+    check_device,
     check_positive,
     check_rows,
-    check_seed,
     check_training_table,
 )
-from hamflow.flow import PhaseFlow, layered_hamiltonian
+from hamflow.flow import PhaseFlow
+from hamflow.interop.foreign import row_log_det
 from hamflow.models.certificate import Certificate, certify
-from hamflow.models.lifts import coupling_flow
-from hamflow.models.start import FEW, fresh_base, warm_start
+from hamflow.models.parts import check_config, fresh_base, fresh_parts
+from hamflow.models.start import warm_start, warn_of_lost_digits
 from hamflow.models.storage import SavedModel, write_model
 from hamflow.standardize import Whitening
-from hamflow.steps import SCHEMES, Drift, Lift, Splitting
-from hamflow.training import History, check_settings, fit, seeded, split_rows
+from hamflow.steps import Lift
+from hamflow.training import History, check_settings, fit, random_generator, seeded, split_rows
 
-#: Rows of (q, p) moved at once when sampling and scoring: it bounds the memory, not the result.
+#: Rows of (q, p) moved at once when sampling and scoring, to bound the memory; the noise a row meets depends on it.
 CHUNK = 1 << 17
 
 
@@ -67,7 +67,7 @@ class NHF(nn.Module):
         encoder: ``"gaussian"`` or ``"flow"`` (a conditional spline flow).
         encoder_width: the width of the encoder's hidden layers.
         whiten: ``"auto"`` (by validation), ``"full"``, ``"diagonal"`` or ``"none"``.
-        lift: the hybrid: None, ``"spline"`` (spline couplings, the identity when fresh), or any bijective transform.
+        lift: the hybrid: None, ``"spline"`` (spline couplings, the identity when fresh) or a bijection of R^d.
         lift_layers, lift_width: the size of a named lift.
         particles: K of the training bound; 1 trains by the ELBO.
         sleep: the weight of the sleep phase, in which the encoder learns from the model's own samples.
@@ -114,31 +114,21 @@ class NHF(nn.Module):
         self.config: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        for name in ("dim", "n_steps", "particles", "max_components"):
-            check_positive(name, self.config[name], integer=True)
-        check_seed("seed", seed)
-        if components is not None:
-            check_positive("components", components, integer=True)
-        check_choice("scheme", scheme, tuple(SCHEMES))
-        check_choice("base", base, ("mixture", "gaussian"))
-        check_choice("encoder", encoder, ("gaussian", "flow"))
-        check_choice("whiten", whiten, ("auto", "full", "diagonal", "none"))
-        if not sleep >= 0:
-            raise InputError(f"sleep = {sleep!r}, expected a weight >= 0")
+        check_config(self.config)
         self.dim, self.particles, self.sleep = dim, particles, sleep
-        with seeded(seed):
-            self.whitening = Whitening(dim)
-            if isinstance(lift, str):
-                lift = coupling_flow(lift, dim, layers=lift_layers, width=lift_width)
-            self.lift = lift
-            energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt, layerwise=layerwise)
-            self.flow = PhaseFlow(Splitting(energy, SCHEMES[scheme]), n_steps=n_steps, dt=dt)
-            self.base = fresh_base(base, dim, 1 if components is None else components)
-            # With fresh potentials the steps are free motion; this takes it back first, so the whole is the identity.
-            self.drift = PhaseFlow(Drift(QuadraticKinetic(dim)), dt=n_steps * dt, reverse=True)
-            build = FlowEncoder if encoder == "flow" else GaussianEncoder
-            self.encoder = build(dim, width=encoder_width, covariance="full" if dim <= FEW else "shared")
         self.history = History()
+        self._assemble()
+
+    whitening: Whitening
+    lifting: Lift | None
+    flow: PhaseFlow
+    base: PhaseMixture
+    drift: PhaseFlow
+    encoder: GaussianEncoder | FlowEncoder
+
+    def _assemble(self) -> None:
+        for name, part in fresh_parts(self.config).items():
+            setattr(self, name, part)
 
     # Coordinates
 
@@ -149,7 +139,7 @@ class NHF(nn.Module):
 
     def lifts(self) -> list[PhaseFlow]:
         """What takes (q, p) from the coordinates of the Hamiltonian steps to those of the data."""
-        return [PhaseFlow(Lift(f)) for f in (self.lift, self.whitening) if f is not None]
+        return [PhaseFlow(step) for step in (self.lifting, Lift(self.whitening)) if step is not None]
 
     def joint(self) -> dist.TransformedDistribution:
         """The exact joint density of (q, p) as a Pyro distribution with event shape (2d,)."""
@@ -159,10 +149,10 @@ class NHF(nn.Module):
         """The coordinates of the steps and the log-det of the map to them, x of shape (n, dim) -> (n, dim), (n,)."""
         z = self.whitening.inv(x)
         log_det = -self.whitening.log_abs_det_jacobian(z, x)
-        if self.lift is None:
+        if self.lifting is None:
             return z, log_det
-        inner = self.lift.inv(z)
-        return inner, log_det - self.lift.log_abs_det_jacobian(inner, z).reshape(log_det.shape)
+        inner = self.lifting.map.inv(z)
+        return inner, log_det - row_log_det(self.lifting.map, inner, z)
 
     def log_joint_standardised(self, z: Tensor, p: Tensor) -> Tensor:
         """Log p(z, p) in the coordinates of the steps, z (n, dim) and p (*particles, n, dim) -> (*particles, n)."""
@@ -210,8 +200,8 @@ class NHF(nn.Module):
     ) -> Self:
         """Fit the density to the rows of a table and return the model, with its best weights and its ``history``.
 
-        The standardisation and the base mixture are set first, by held-out likelihood; the flow starts as the identity
-        on top of them, so training starts where the mixture ends.
+        Every call starts afresh from the model's seed; only a lift of your own keeps its state. The standardisation and
+        the base are chosen first, by held-out likelihood; on top of them the flow starts as the identity.
 
         Args:
             x: the table, (n, dim): array, tensor or data frame of finite numbers.
@@ -242,14 +232,23 @@ class NHF(nn.Module):
         follows = rows if isinstance(x, Tensor) and x.is_floating_point() else self.whitening.loc
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
-        self.to(device=device or follows.device, dtype=dtype or follows.dtype)
+        target = check_device(follows.device if device is None else device)
+        self._assemble()
+        self.to(device=target, dtype=dtype or follows.dtype)
+        warn_of_lost_digits(rows, self.whitening.loc.dtype)
         rows = check_training_table(rows.to(self.whitening.loc))
         if isinstance(validation, Tensor) or hasattr(validation, "shape"):
             validation = check_rows(validation, "validation", dim=self.dim).to(rows)
         train, held_out = split_rows(rows, validation, seed)
+        check_training_table(train, "x without its validation rows")
         with seeded(seed, rows.device):
-            warm_start(self, train, train if held_out is None else held_out, seed)
-        self.history = fit(self, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
+            warm_start(self, train, held_out, seed)
+        self.history = History()
+        try:
+            self.history = fit(self, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
+        except FitError as error:
+            self.history = error.history or self.history
+            raise
         return self
 
     # Use
@@ -263,7 +262,7 @@ class NHF(nn.Module):
         """``n`` exact draws of (q, p), each (n, dim): p is an exact draw of the momentum given q."""
         check_positive("n", n, integer=True)
         check_positive("batch_size", batch_size, integer=True)
-        generator = _generator(seed, self.whitening.loc.device)
+        generator = random_generator(seed, self.whitening.loc.device)
         sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
         transform = self.transform
         q, p = torch.cat([transform(self.base.sample(size, generator)) for size in sizes]).chunk(2, dim=-1)
@@ -292,7 +291,7 @@ class NHF(nn.Module):
         """Log p(x, p_k) - log f(p_k | x) for ``particles`` draws of the encoder, x of shape (n, dim) -> (K, n)."""
         check_positive("particles", particles, integer=True)
         rows = self._rows(x, "x")
-        generator = _generator(seed, rows.device)
+        generator = random_generator(seed, rows.device)
         parts = []
         for part in rows.split(max(1, CHUNK // particles)):
             z, log_det = self.standardise(part)
@@ -300,9 +299,15 @@ class NHF(nn.Module):
             parts.append(self.log_joint_standardised(z, p) + log_det - self.encoder(p, z))
         return torch.cat(parts, dim=1)
 
-    def certificate(self, x: Any, *, particles: int = 1000, n_model: int = 1000, seed: int = 0) -> Certificate:
-        """How tight the bound is, on rows x (n, dim) and on the model's own samples; see :class:`Certificate`."""
-        return certify(self, self._rows(x, "x"), particles=particles, n_model=n_model, seed=seed)
+    def certificate(
+        self, x: Any, *, particles: int = 1000, n_model: int = 200, exact: bool = True, seed: int = 0
+    ) -> Certificate:
+        """How tight the bound is, on rows x (n, dim) and on ``n_model`` samples of the model; see :class:`Certificate`.
+
+        With one or two columns ``exact`` adds the quadrature over the momentum, about a fifth of a second a row.
+        """
+        rows = self._rows(x, "x")
+        return certify(self, rows, particles=particles, n_model=n_model, exact=exact, seed=seed)
 
     def potential(self, q: Any) -> Tensor:
         """V(q) of the fixed-kinetic mode in standardised coordinates, q of shape (n, dim) -> (n,).
@@ -312,23 +317,27 @@ class NHF(nn.Module):
         """
         if self.config["layerwise"]:
             raise InputError("layerwise = True, expected False: one autonomous potential is needed to read it")
-        z, _ = self.standardise(self._rows(q, "q"))
-        value: Tensor = self.flow.step.hamiltonian.potential(z)  # type: ignore[union-attr, operator]
-        return value
+        z = self.standardise(self._rows(q, "q"))[0]
+        return self.flow.step.hamiltonian.potential(z)  # type: ignore[union-attr, operator]
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
         if not isinstance(self.config["lift"], str | None):
             raise InputError("lift is a transform of your own, expected a named one; torch.save its state_dict instead")
-        config = self.config | {"components": self.base.components}
-        facts = {"dtype": str(self.whitening.loc.dtype).removeprefix("torch."), "history": asdict(self.history)}
-        write_model(path, SavedModel("NHF", config, self.state_dict(), facts))
+        facts = {
+            "components": self.base.components,
+            "dtype": str(self.whitening.loc.dtype).removeprefix("torch."),
+            "history": asdict(self.history),
+        }
+        write_model(path, SavedModel("NHF", self.config, self.state_dict(), facts))
 
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:
         """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
         try:
-            model = cls(**saved.config).to(dtype=getattr(torch, saved.facts["dtype"]))
+            model = cls(**saved.config)
+            model.base = fresh_base(model.config, saved.facts["components"])
+            model.to(dtype=getattr(torch, saved.facts["dtype"]))
             model.load_state_dict(saved.state)
             history = saved.facts["history"]
             model.history = History(**history | {"start": math.nan if history["start"] is None else history["start"]})
@@ -339,7 +348,3 @@ class NHF(nn.Module):
 
     def _rows(self, x: Any, name: str) -> Tensor:
         return check_rows(x, name, dim=self.dim).to(self.whitening.loc)
-
-
-def _generator(seed: int | None, device: torch.device) -> torch.Generator | None:
-    return None if seed is None else torch.Generator(device=device).manual_seed(seed)

@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from hamflow.errors import CheckpointError, InputError
+from hamflow.errors import CheckpointError, InputError, is_number
 from hamflow.io import atomic_path
 
 _FORMAT = 1
@@ -47,7 +47,7 @@ def write_model(path: str | Path, model: SavedModel) -> None:
         "format": _FORMAT,
         "model": model.kind,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "config": model.config,
+        "config": _json_numbers(model.config),
         "facts": _json_numbers(model.facts),
     }
     with atomic_path(folder / _WEIGHTS) as temporary:
@@ -92,4 +92,8 @@ def _json_numbers(value: Any) -> Any:
         return {key: _json_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_json_numbers(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if is_number(value, integer=True):
+        return int(value)
+    if is_number(value):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -58,37 +58,41 @@ class ImplicitMidpoint(Step):
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:
         """One step; q and p of shape (*batch, d)."""
-        start = torch.cat((q, p), dim=-1)
-        with torch.no_grad():
-            end, jacobian = self._solve(start.detach(), t, dt)
-        if torch.is_grad_enabled():
-            end = end - torch.linalg.solve(jacobian, self._defect(start, end, t, dt).unsqueeze(-1)).squeeze(-1)
-        q1, p1 = end.chunk(2, dim=-1)
-        return q1, p1
+        return self._advance(q, p, t + dt / 2, dt)
 
     def inverse(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:
-        """Undoes one step that began at time t: the same rule from t + dt with -dt."""
-        return self(q, p, t + dt, -dt)
+        """Undoes one step that began at time t: the same rule around the same midpoint with -dt."""
+        return self._advance(q, p, t + dt / 2, -dt)
+
+    def _advance(self, q: Tensor, p: Tensor, middle: Time, dt: Time) -> tuple[Tensor, Tensor]:
+        # Both directions are given the same middle: computed from the other end it could round into another layer.
+        start = torch.cat((q, p), dim=-1)
+        with torch.no_grad():
+            end, jacobian = self._solve(start.detach(), middle, dt)
+        if torch.is_grad_enabled():
+            end = end - torch.linalg.solve(jacobian, self._defect(start, end, middle, dt).unsqueeze(-1)).squeeze(-1)
+        q1, p1 = end.chunk(2, dim=-1)
+        return q1, p1
 
     def _slope(self, z: Tensor, t: Time) -> Tensor:
         q, p = z.chunk(2, dim=-1)
         dq, dp = self.hamiltonian.gradient(q, p, t)
         return torch.cat((dp, -dq), dim=-1)
 
-    def _defect(self, start: Tensor, end: Tensor, t: Time, dt: Time) -> Tensor:
-        return end - start - dt * self._slope((start + end) / 2, t + dt / 2)
+    def _defect(self, start: Tensor, end: Tensor, middle: Time, dt: Time) -> Tensor:
+        return end - start - dt * self._slope((start + end) / 2, middle)
 
-    def _solve(self, start: Tensor, t: Time, dt: Time) -> tuple[Tensor, Tensor]:
+    def _solve(self, start: Tensor, middle: Time, dt: Time) -> tuple[Tensor, Tensor]:
         tolerance = self.requested_tolerance or (1e-13 if start.dtype == torch.float64 else 1e-6)
         scale = 1 + start.abs().amax(-1, keepdim=True)
-        end = start + dt * self._slope(start, t)
+        end = start + dt * self._slope(start, middle)
         # Newton converges quadratically; the Jacobian at the solution is needed for the gradient anyway. A last
         # iteration after the tolerance is met brings the residual down to rounding.
         met = False
         for _ in range(self.max_iterations):
-            defect = self._defect(start, end, t, dt)
+            defect = self._defect(start, end, middle, dt)
             self.residual = float((defect.abs() / scale).max()) if defect.numel() else 0.0
-            jacobian = self._jacobian(start, end, t, dt)
+            jacobian = self._jacobian(start, end, middle, dt)
             if met or self.residual == 0.0:
                 return end, jacobian
             met = self.residual <= tolerance
@@ -102,9 +106,9 @@ class ImplicitMidpoint(Step):
             f"<= {tolerance:.0e}; a smaller dt helps"
         )
 
-    def _jacobian(self, start: Tensor, end: Tensor, t: Time, dt: Time) -> Tensor:
+    def _jacobian(self, start: Tensor, end: Tensor, middle: Time, dt: Time) -> Tensor:
         # Rows do not interact, so 2d vector-Jacobian products of the whole batch give every row's (2d, 2d) Jacobian.
-        pullback = torch.func.vjp(lambda z: self._defect(start, z, t, dt), end)[1]
+        pullback = torch.func.vjp(lambda z: self._defect(start, z, middle, dt), end)[1]
         rows = []
         for i in range(end.shape[-1]):
             cotangent = torch.zeros_like(end)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform
+from torch.distributions import Transform, constraints
 
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError
@@ -48,14 +48,19 @@ class Lift(Step):
                 f"transform is a {type(transform).__name__}, expected a torch or Pyro Transform; "
                 "hamflow.interop.nflows.from_nflows wraps an nflows one"
             )
-        if not transform.bijective or transform.domain.event_dim > 1 or transform.codomain.event_dim > 1:
-            raise InputError(f"transform {transform} is not a bijection of vectors, expected one on R^d")
+        if not (transform.bijective and _is_real(transform.domain) and _is_real(transform.codomain)):
+            raise InputError(f"transform {transform} is not a bijection of R^d, expected one")
         # The inverse of a module is no module: keep the module, whose parameters then train and survive a deep copy.
         self.inverted = not isinstance(transform, nn.Module) and isinstance(transform.inv, nn.Module)
         self.transform = transform.inv if self.inverted else transform
         if not isinstance(self.transform, nn.Module):
             self.parts = nn.ModuleList(_modules(self.transform))
         self._warm: set[bool] = set()
+
+    @property
+    def map(self) -> Transform:
+        """The map f of positions."""
+        return self.transform.inv if self.inverted else self.transform
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:
         """The lifted map; q and p of shape (*batch, d)."""
@@ -78,6 +83,11 @@ class Lift(Step):
             return moved, pullback(p)[0]
         finally:
             _clear_caches(self.transform)
+
+
+def _is_real(constraint: constraints.Constraint) -> bool:
+    base = getattr(constraint, "base_constraint", constraint)
+    return constraint.event_dim <= 1 and isinstance(base, type(constraints.real))
 
 
 def _transforms(root: Transform) -> list[Transform]:

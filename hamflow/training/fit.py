@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import sys
 import time
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hamflow.errors import CheckpointError, FitError, InputError, check_choice, check_positive, check_seed
+from hamflow.errors import CheckpointError, FitError, InputError, check_choice, check_positive, check_seed, is_number
 from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
 from hamflow.training.seeding import seeded
 
@@ -74,13 +75,15 @@ def fit(
         learning_rate: the largest learning rate.
         weight_decay: decoupled weight decay.
         schedule: ``"cosine"`` (to zero over the epochs), ``"plateau"`` (halved whenever a third of the patience, 10
-            epochs without one, brings no better validation loss) or ``"constant"``; all warm up over 50 steps.
+            epochs without one, brings no better loss, of training where there are no validation rows) or
+            ``"constant"``; all warm up over 50 steps.
         validation: the share of rows held out, the held-out rows themselves, or None.
         patience: epochs without a better validation loss before the loop stops; None never stops early.
         clip: the largest gradient norm.
         seed: for the split, the batches and the model's own noise.
         progress: whether to show a progress bar.
-        checkpoint: a file to write the state of the run to; if it exists the run goes on from there.
+        checkpoint: a file to write the state of the run to; if it exists the run goes on from there, provided that
+            the settings, the rows and the model's ``config``, where it has one, are the same.
 
     Returns:
         The :class:`History`.
@@ -100,6 +103,7 @@ def fit(
     with seeded(seed, x.device):
         rows, held_out = split_rows(x, validation, seed)
         settings |= {"rows": _mark(rows), "held_out": None if held_out is None else _mark(held_out)}
+        settings |= {f"model {name}": str(value) for name, value in getattr(model, "config", {}).items()}
         run = _Run(model, rows, held_out, settings, None if checkpoint is None else Path(checkpoint))
         return run.train(progress)
 
@@ -125,9 +129,8 @@ def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple
     return x[order[n_held_out:]], x[order[:n_held_out]]
 
 
-def _mark(rows: Tensor) -> list[float]:
-    # Enough to tell one table from another when a run is resumed.
-    return [*rows.shape, float(rows.double().sum())]
+def _mark(rows: Tensor) -> str:
+    return f"{tuple(rows.shape)} {hashlib.sha256(rows.detach().cpu().contiguous().numpy().tobytes()).hexdigest()}"
 
 
 def check_settings(**settings: Any) -> dict[str, Any]:
@@ -143,8 +146,9 @@ def check_settings(**settings: Any) -> dict[str, Any]:
     check_choice("schedule", settings["schedule"], ("cosine", "plateau", "constant"))
     if settings["patience"] is not None:
         check_positive("patience", settings["patience"], integer=True)
-    if not settings["weight_decay"] >= 0:
-        raise InputError(f"weight_decay = {settings['weight_decay']!r}, expected a number >= 0")
+    decay = settings["weight_decay"]
+    if not is_number(decay) or not 0 <= decay < math.inf:
+        raise InputError(f"weight_decay = {decay!r}, expected a finite number >= 0")
     check_seed("seed", settings["seed"])
     return settings
 
@@ -183,7 +187,14 @@ class _Run:
         )  # fmt: skip
         with bar:
             while self.epoch < self.settings["epochs"] and not self._out_of_patience():
-                self._one_epoch(bar)
+                try:
+                    self._one_epoch(bar)
+                except KeyboardInterrupt:
+                    # The epoch is lost, not the run.
+                    self._go_back()
+                    if self.path is not None:
+                        self._save()
+                    raise
                 self.history.seconds = time.process_time() - started
                 if self.path is not None and time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
                     self._save()
@@ -195,7 +206,8 @@ class _Run:
         return self.history
 
     def _start(self) -> None:
-        self.history.start = self.best_loss = self._validation_loss()
+        self.history.start = self._validation_loss()
+        self.best_loss = math.inf if self.held_out is None else self.history.start
         if self.held_out is not None and not math.isfinite(self.best_loss):
             raise FitError(f"the validation loss of the untrained model is {self.best_loss}, expected a finite number")
         self.best = copy.deepcopy(self.model.state_dict())
@@ -216,6 +228,7 @@ class _Run:
             shown |= {"validation": f"{held:.4f}", "best": f"{self.best_loss:.4f}"}
         else:
             self.history.best_epoch = self.epoch
+            self._wait_on_plateau(loss)
         self._mark_good()
         bar.set_postfix(shown)
         bar.update()
@@ -257,9 +270,13 @@ class _Run:
 
     def _judge(self, loss: float) -> None:
         if loss < self.best_loss:
-            self.best_loss, self.history.best_epoch = loss, self.epoch
+            self.history.best_epoch = self.epoch
             self.best = copy.deepcopy(self.model.state_dict())
-            self.since_halving = 0
+        self._wait_on_plateau(loss)
+
+    def _wait_on_plateau(self, loss: float) -> None:
+        if loss < self.best_loss:
+            self.best_loss, self.since_halving = loss, 0
             return
         self.since_halving += 1
         wait = max(1, self.settings["patience"] // 3) if self.settings["patience"] else 10
@@ -273,13 +290,18 @@ class _Run:
 
     def _mark_good(self) -> None:
         self.good = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+        device = self.rows.device
+        self.random = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def _go_back(self) -> None:
+        model_state, optimizer_state = self.good
+        self.model.load_state_dict(model_state)
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer_state))
 
     def _return_to_good(self, bar: tqdm[Any]) -> None:
         self.returns += 1
         self.scale /= 2
-        model_state, optimizer_state = self.good
-        self.model.load_state_dict(model_state)
-        self.optimizer.load_state_dict(copy.deepcopy(optimizer_state))
+        self._go_back()
         note = f"epoch {self.epoch + 1}: the loss was not finite; back to the last good weights, learning rate halved"
         self.history.notes.append(note)
         if not bar.disable:
@@ -288,18 +310,19 @@ class _Run:
             if self.held_out is not None:
                 self.model.load_state_dict(self.best)
             self.model.eval()
-            raise FitError(
+            error = FitError(
                 f"the loss was not finite {self.returns} times, the last in epoch {self.epoch + 1}; the model keeps "
                 "its best weights. A smaller learning_rate or clip, float64, or a look at the data's outliers may help"
             )
+            error.history = self.history
+            raise error
 
     def _save(self) -> None:
         assert self.path is not None
-        cuda = torch.cuda.get_rng_state(self.rows.device) if self.rows.device.type == "cuda" else None
         state = {
             "good": self.good, "best": self.best, "best_loss": self.best_loss, "history": asdict(self.history),
             "epoch": self.epoch, "scale": self.scale, "returns": self.returns, "since_halving": self.since_halving,
-            "random": torch.get_rng_state(), "random_cuda": cuda,
+            "random": self.random[0], "random_cuda": self.random[1],
         }  # fmt: skip
         write_checkpoint(self.path, state, self.settings)
         self.saved_at = time.monotonic()
@@ -315,6 +338,7 @@ class _Run:
         self.history = History(**state["history"])
         self.epoch, self.scale = state["epoch"], state["scale"]
         self.returns, self.since_halving = state["returns"], state["since_halving"]
+        self.random = state["random"], state["random_cuda"]
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.rows.device)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from hamflow.errors import check_seed
+
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
@@ -22,3 +24,15 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def random_generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator | None:
+    """A generator on ``device`` from ``seed``; None, the device's own state, for None.
+
+    Raises:
+        InputError: the seed is not a whole number from 0 to 2^32 - 1.
+    """
+    if seed is None:
+        return None
+    check_seed("seed", seed)
+    return torch.Generator(device=device).manual_seed(int(seed))
