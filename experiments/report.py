@@ -76,6 +76,18 @@ class ResultStore:
         self.rows = [row for row in self.rows if _key(row) != key] + [{**head, **row} for row in rows]
         self._write()
 
+    def drop_stale(self, current: dict[tuple[str, str], Row]) -> None:
+        """Forget the runs of a case and model whose configuration is no longer the current one.
+
+        Figures of different configurations in one table would be compared as if they were made alike.
+        """
+        configs = {key: fingerprint(configuration) for key, configuration in current.items()}
+        self.rows = [
+            row
+            for row in self.rows
+            if "seed" not in row or row["config"] == configs.get((row["case"], row["model"]), row["config"])
+        ]
+
     def set_derived(self, rows: Iterable[Row]) -> None:
         """Replace all rows that have no seed."""
         self.rows = [row for row in self.rows if "seed" in row] + [{**row, **self._mark()} for row in rows]

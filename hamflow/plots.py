@@ -71,7 +71,8 @@ def plot_density_2d(
 ) -> Axes:
     r"""The density of a two-dimensional model on a grid, :math:`e^{L_K(x)}`, and data points on top.
 
-    The importance-weighted bound is a lower bound, so the picture is never brighter than the density, in expectation.
+    The mean importance weight is an unbiased estimate of the density: the picture is right on average, and noisier with
+    fewer particles.
 
     Args:
         model: a fitted model with dim = 2.
