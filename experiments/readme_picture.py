@@ -1,4 +1,4 @@
-"""The picture of the README: two moons, the fitted density, and the way of samples through the Hamiltonian steps.
+"""The picture of the README: two moons, the fitted density, and samples.
 
 Writes docs/_static/two_moons.png, in a minute or two on one core.
 """
@@ -35,20 +35,17 @@ def fit_flow(*, quick: bool) -> hf.NHF:
 
 
 def draw(model: hf.NHF, *, grid: int) -> plt.Figure:
-    """Four panels: data, density, samples, and trajectories."""
+    """Three panels: data, density, samples."""
     with sns.axes_style("white"):
-        figure, axes = plt.subplots(1, 4, figsize=(12, 3.1), layout="constrained", dpi=100)
+        figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained", dpi=100)
     data = PLANAR_SETS["two_moons"].sample(2000, seed=SEED + 1)
     _dots(axes[0], torch.as_tensor(data), "#3d6f9e")
     plots.plot_density_2d(model, grid=grid, particles=128, ax=axes[1], seed=SEED)
     _dots(axes[2], model.sample(2000, seed=SEED), "#d4603b")
-    plots.plot_trajectories(model, n=160, seed=SEED, ax=axes[3])
-    axes[3].get_legend().remove()
-    for ax, title in zip(axes, ("data", "fitted density", "samples", "their way through the steps"), strict=True):
+    for ax, title in zip(axes, ("data", "fitted density", "samples"), strict=True):
         ax.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
         sns.despine(ax=ax, left=True, bottom=True)
-    for ax, zoom in zip(axes, (1, 1, 1, 1.4), strict=True):
-        ax.set(xlim=[zoom * x for x in LIMITS[0]], ylim=[zoom * y for y in LIMITS[1]])
+        ax.set(xlim=LIMITS[0], ylim=LIMITS[1])
     axes[1].set_facecolor(mpl.colormaps["mako"](0.0))
     return figure
 
