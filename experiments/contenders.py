@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hamflow.training.fit import History, fit
+
 Array = NDArray[np.float64]
 # Rows scored at a time: a Hamiltonian flow carries its particles beside every row.
 CHUNK = 500
@@ -47,7 +49,9 @@ class Contender(Protocol):
         """Draw n rows."""
 
 
-def configuration(name: str, case: str, dim: int, budget: int, schedule: Schedule) -> dict[str, Any]:
+def configuration(
+    name: str, case: str, dim: int, budget: int, schedule: Schedule, learning_rate: float
+) -> dict[str, Any]:
     """What decides the figures of a contender, apart from the data."""
     if name == "gmm":
         return dict(mixture_peer.SETTINGS)
@@ -56,13 +60,23 @@ def configuration(name: str, case: str, dim: int, budget: int, schedule: Schedul
         if name in nhf_models.PLANAR_NHF_MODELS
         else peers.settings(name, dim)
     )
-    return {"budget": budget, "schedule": vars(schedule), "settings": own}
+    return {"budget": budget, "schedule": vars(schedule), "settings": own | {"learning_rate": learning_rate}}
 
 
 def train(
-    name: str, case: str, budget: int, schedule: Schedule, train_rows: Array, validation_rows: Array, seed: int
+    name: str,
+    case: str,
+    budget: int,
+    schedule: Schedule,
+    learning_rate: float,
+    train_rows: Array,
+    validation_rows: Array,
+    seed: int,
 ) -> Contender:
-    """Fit the contender of that name on the training rows; the validation rows stop or choose it."""
+    """Fit the contender of that name on the training rows; the validation rows stop or choose it.
+
+    The learning rate is that of the trained contenders; gmm has none.
+    """
     if name == "gmm":
         return _Mixture(train_rows, validation_rows, seed)
     x, validation = _tensor(train_rows), _tensor(validation_rows)
@@ -73,7 +87,7 @@ def train(
         "patience": schedule.patience,
         "weight_decay": schedule.weight_decay,
         "schedule": schedule.decay,
-        "learning_rate": configuration(name, case, dim, budget, schedule)["settings"]["learning_rate"],
+        "learning_rate": learning_rate,
         "seed": seed,
     }
     torch.manual_seed(seed)
@@ -84,11 +98,9 @@ def train(
         model.fit(x, validation=validation, progress=False, **arguments)
         seconds = time.process_time() - start
         return Hamiltonian(model, nhf_models.settings(name, case, dim, budget)["evaluation_particles"], seconds)
-    from hamflow.training.fit import fit
-
     peer = peers.build_peer(name, dim, budget)
     history = fit(peer, x, validation=validation, progress=False, **arguments)
-    return _Flow(peer.eval(), history.seconds)
+    return Flow(peer.eval(), history)
 
 
 def _tensor(x: Array) -> Tensor:
@@ -108,10 +120,13 @@ class _Mixture:
         return np.asarray(self.model.sample(n)[0])
 
 
-class _Flow:
-    def __init__(self, model: peers.Peer, train_seconds: float) -> None:
+class Flow:
+    """A fitted peer; its log density is exact."""
+
+    def __init__(self, model: peers.Peer, history: History) -> None:
         self.model = model
-        self.train_seconds = train_seconds
+        self.train_seconds = history.seconds
+        self.validation_loss = min(history.start, *history.validation)
         self.params = peers.count_parameters(model)
 
     @torch.no_grad()
@@ -131,8 +146,9 @@ class Hamiltonian:
         self.particles = particles
         self.train_seconds = train_seconds
         self.params = peers.count_parameters(model)
+        self.validation_loss = min(model.history.start, *model.history.validation)
         # What training brought over the mixture that the flow starts from, in nats, on the validation rows.
-        self.training_gain = model.history.start - min(model.history.start, *model.history.validation)
+        self.training_gain = model.history.start - self.validation_loss
 
     @torch.no_grad()
     def log_density(self, x: Array) -> Array:

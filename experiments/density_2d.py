@@ -16,13 +16,19 @@ from planar import PLANAR_SETS
 
 NAME = "density_2d"
 MODELS = (*PLANAR_NHF_MODELS, *PEERS, "gmm")
-FULL = {"train": 12_000, "validation": 3_000, "test": 5_000, "certified": 24, "picture": 64}
+FULL = {"train": 12_000, "validation": 3_000, "test": 5_000, "certified": 500, "integrated": 200, "picture": 64}
 QUICK_MODELS = ("nhf", "realnvp", "gmm")
-QUICK = {"train": 400, "validation": 100, "test": 100, "certified": 2, "picture": 12}
+QUICK = {"train": 400, "validation": 100, "test": 100, "certified": 4, "integrated": 2, "picture": 12}
 SCHEDULE = Schedule(iterations=2000, batch_size=256, patience=15)
 QUICK_SCHEDULE = Schedule(iterations=4, batch_size=256)
 BUDGET = 10_000
 HYBRID_BUDGET = 25_000
+# nhf starts close to the optimum: large steps would only leave it.
+LEARNING_RATES = dict.fromkeys(MODELS, 5e-3) | {"nhf": 1e-3, "nhf_hybrid": 1e-3}
+# Where what the flow does alone is shown; a run takes five minutes.
+ONE_COMPONENT_SETS = ("two_moons", "circles")
+# Rows that no trial of any setting has seen.
+FIRST_DRAW = 1000
 NLL_BARS: dict[tuple[str, str], dict[str, float]] = {
     ("two_moons", "nhf"): {"bar": 1.40, "stretch": 1.35},
     ("two_moons", "nhf_hybrid"): {"bar": 1.34},
@@ -41,11 +47,13 @@ chosen by validation. nhf and nhf_hybrid start from a mixture of up to 24 Studen
 (training_gain: what the flow added to it, in nats on the validation rows); nhf_one_component starts from a single one
 and shows what the flow does alone.
 
-How the settings were chosen: by hand, for hamflow and for its peers, after trial runs of which some were judged on test
-rows of these sets. More trials went into nhf than into any peer. Learning rates differ by model.
+How the settings were chosen: by hand, for hamflow and for its peers; more trials went into nhf than into any peer, and
+learning rates differ by model. The rows of this table were drawn afterwards: no trial has seen them.
 
 Where training_gain is 0 the weights of the start were kept: the momentum is then independent of the position and the
-certificate is tight by construction, so it says nothing about a trained flow. The certificate rests on 24 points a run.
+certificate is tight by construction, so it says nothing about a trained flow. Pareto k is taken on 500 test points,
+bound_gap_1000 on 200 of them; bracket_contains_truth (ELBO <= bound with 1000 particles <= quadrature <= upper bound
+with 1000 particles <= EUBO, in the mean, within three standard errors) on 200 samples of the model.
 """
 
 
@@ -58,9 +66,10 @@ def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row
     sizes = run.configuration["data"]
     data = PLANAR_SETS[run.case]
     parts = ("train", "validation", "test")
-    rows = {part: data.sample(sizes[part], seed=10 * run.seed + k) for k, part in enumerate(parts)}
+    rows = {part: data.sample(sizes[part], seed=FIRST_DRAW + 10 * run.seed + k) for k, part in enumerate(parts)}
     schedule = Schedule(**run.configuration["schedule"])
-    fitted = train(run.model, run.case, _budget(run.model), schedule, rows["train"], rows["validation"], run.seed)
+    budget, rate = _budget(run.model), LEARNING_RATES[run.model]
+    fitted = train(run.model, run.case, budget, schedule, rate, rows["train"], rows["validation"], run.seed)
     figures: list[report.Row] = [
         {
             "metric": "nll",
@@ -75,16 +84,16 @@ def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row
     ]
     if isinstance(fitted, Hamiltonian):
         figures.append({"metric": "training_gain", "value": fitted.training_gain, "unit": "nats"})
-        figures += _certificate(fitted, rows["test"][: sizes["certified"]], run.seed)
+        figures += _certificate(fitted, rows["test"][: sizes["certified"]], sizes["integrated"], run.seed)
     if run.seed == pictured_seed:
         _save_picture(fitted, pictures / f"{run.case}_{run.model}.npz", sizes["picture"])
     return figures
 
 
-def _certificate(fitted: Hamiltonian, x: Array, seed: int) -> list[report.Row]:
+def _certificate(fitted: Hamiltonian, x: Array, integrated: int, seed: int) -> list[report.Row]:
     return [
         {"metric": metric, "value": value, "unit": CERTIFICATE_UNITS[metric], "bar": CERTIFICATE_BARS[metric]}
-        for metric, value in certificate_metrics(fitted.model, x, seed).items()
+        for metric, value in certificate_metrics(fitted.model, x, integrated, seed).items()
     ]
 
 
@@ -138,14 +147,20 @@ def main() -> None:
     seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
     decides = {
         (case, model): {
-            "data": sizes,
+            "data": sizes | {"first_draw": FIRST_DRAW},
             "schedule": vars(schedule),
-            "contender": configuration(model, case, 2, _budget(model), schedule),
+            "contender": configuration(model, case, 2, _budget(model), schedule, LEARNING_RATES[model]),
         }
         for case in options.cases
         for model in MODELS
     }
-    runs = [runner.Run(c, m, seed, decides[c, m]) for c in options.cases for m in options.models for seed in seeds]
+    runs = [
+        runner.Run(case, model, seed, decides[case, model])
+        for case in options.cases
+        for model in options.models
+        for seed in seeds
+        if model != "nhf_one_component" or case in ONE_COMPONENT_SETS
+    ]
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale(decides)
     pictures = options.out / "pictures"

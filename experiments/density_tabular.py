@@ -9,20 +9,21 @@ import report
 import runner
 from contenders import Hamiltonian, Schedule, configuration, train
 from datasets import FOLDS, SMALL_ROWS, TABLES, MissingDataError, is_cross_validated, load_table, whitened_split
+from learning_rates import chosen_rate
+from mixture_peer import SETTINGS as GMM
 from nhf_models import NHF_MODELS
 from peers import PEERS
+from tabular import budget_of, schedule_of
 
 NAME = "density_tabular"
 MODELS = (*NHF_MODELS, *PEERS, "gmm")
 QUICK_MODELS = ("nhf", "realnvp", "gmm")
-SMALL = Schedule(iterations=2000, batch_size=64, patience=30, decay="plateau")
-LARGE = Schedule(iterations=2000, batch_size=256, patience=30, decay="plateau")
-QUICK = Schedule(iterations=4, batch_size=64)
 # The four small sets that the bars against realnvp and nsf speak of.
 SMALL_SETS = ("digits", "breast_cancer", "wine", "miniboone")
-# Sets on which nhf is fitted with twenty seeds, four repetitions of the cross-validation.
-REPEATED_SETS = ("breast_cancer", "wine")
+# How often nhf is fitted to each set: on small ones four repetitions of the cross-validation.
 REPEATS = 20
+# A quick run does not wait for the choice of a learning rate; gmm takes none.
+QUICK_RATE = 1e-3
 OFF_SCALE = 100.0  # nats from gmm beyond which a model is left out of the figure
 RIVALS = ("realnvp", "nsf", "gmm")
 NOTES = f"""
@@ -36,33 +37,26 @@ patience. nll_minus_X: difference to model X on the same rows, paired by fold or
 than two standard errors from zero, else level. training_gain: nats on the validation rows between the Student t
 mixture that nhf starts from (up to 10 components) and the trained flow. CPU seconds are process time on one thread.
 
-How the settings were chosen: by hand, for hamflow and for its peers, after trial runs of which some were judged on test
-rows of these sets (breast_cancer folds 0 and 1, digits fold 0, miniboone split 0 and wine folds 0 to 2 for nhf, where
-the Student t base was adopted): the leads of nhf there are optimistic. uci_wine and parkinsons were not looked at
-before their runs. More trials went into nhf than into any peer. Learning rates differ by model.
+How the settings were chosen: learning rates by the experiment learning_rates, on validation rows of another split;
+everything else by hand, for hamflow and for its peers, after trial runs of which some were judged on test rows of these
+sets (breast_cancer folds 0 and 1, digits fold 0, miniboone split 0 and wine folds 0 to 2 for nhf, where the Student t
+base was adopted): the leads of nhf there are optimistic. uci_wine and parkinsons were not looked at before their runs.
+More trials went into nhf than into any peer.
 
-Rows of one set may rest on different splits (see runs): nhf repeats wine and breast_cancer with twenty seeds, and a
-model may have fewer folds than another. Only the paired differences compare like with like. gmm: one initialisation for
-each size, Gaussian components only; nhf starts from Student t components, so its lead over gmm is largely that of the
-base (see training_gain).
+Rows of one set may rest on different splits (see runs): nhf is fitted {REPEATS} times, to count failures, and a model
+may have fewer folds than another. Only the paired differences compare like with like. gmm: the best of {GMM["n_init"]}
+initialisations for each size, Gaussian components only; nhf starts from Student t components, so its lead over gmm is
+largely that of the base (see training_gain).
 """
-
-
-def _budget(dim: int) -> int:
-    return 30_000 if dim < 20 else 40_000 if dim < 40 else 60_000
-
-
-def _schedule(rows: int, quick: bool) -> Schedule:
-    if quick:
-        return QUICK
-    return SMALL if rows < SMALL_ROWS else LARGE
 
 
 def work(run: runner.Run) -> list[report.Row]:
     """Fit one model on one split of one table, and score it."""
     split = whitened_split(load_table(run.case), run.seed)
     schedule = Schedule(**run.configuration["schedule"])
-    fitted = train(run.model, run.case, _budget(split.dim), schedule, split.train, split.validation, run.seed)
+    # gmm has no settings of training.
+    rate = run.configuration["contender"].get("settings", {}).get("learning_rate", QUICK_RATE)
+    fitted = train(run.model, run.case, budget_of(split.dim), schedule, rate, split.train, split.validation, run.seed)
     nll = float(-fitted.log_density(split.test).mean())
     cost = {"unit": "nats", "params": fitted.params, "train_seconds": round(fitted.train_seconds, 2)}
     figures = [
@@ -167,14 +161,15 @@ def main() -> None:
         except MissingDataError as error:
             print(f"{case} is left out: {error}", file=sys.stderr)
             continue
-        schedule, dim = _schedule(len(table), options.quick), table.shape[1]
+        schedule, dim = schedule_of(len(table), options.quick), table.shape[1]
         for model in MODELS:
-            own = configuration(model, case, dim, _budget(dim), schedule)
+            rate = QUICK_RATE if options.quick or model == "gmm" else chosen_rate(case, model)
+            own = configuration(model, case, dim, budget_of(dim), schedule, rate)
             decides[case, model] = {"shape": list(table.shape), "schedule": vars(schedule), "contender": own}
         folds = [0, 1] if options.quick else range(FOLDS if is_cross_validated(table) else 3)
         for model in options.models:
-            # On the smallest sets nhf runs more often: the count of failed runs is a bar of its own.
-            repeated = model == "nhf" and case in REPEATED_SETS and not options.quick
+            # nhf runs more often: the count of failed runs is a bar of its own.
+            repeated = model == "nhf" and not options.quick
             seeds = options.seeds or (range(REPEATS) if repeated else folds)
             runs += [runner.Run(case, model, seed, decides[case, model]) for seed in seeds]
     store = report.ResultStore(options.out, quick=options.quick)

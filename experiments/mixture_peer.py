@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 Array = NDArray[np.float64]
 
-SETTINGS: dict[str, Any] = {"components": list(range(1, 11)), "floors": [1e-3, 1e-2, 1e-1, 3e-1], "n_init": 1}
+SETTINGS: dict[str, Any] = {"components": list(range(1, 11)), "floors": [1e-3, 1e-2, 1e-1, 3e-1], "n_init": 3}
 
 
 def fit_mixture(train: Array, validation: Array, seed: int) -> tuple[GaussianMixture, float]:

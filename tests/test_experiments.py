@@ -16,10 +16,13 @@ EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import datasets  # noqa: E402
+import density_tabular  # noqa: E402
+import learning_rates  # noqa: E402
 import mixture_peer  # noqa: E402
 import peers  # noqa: E402
 import planar  # noqa: E402
 import report  # noqa: E402
+import runner  # noqa: E402
 
 
 @pytest.mark.parametrize("name", planar.PLANAR_SETS)
@@ -179,3 +182,21 @@ def test_quick_run_writes_and_resumes(script: str, case: str, models: list[str],
     assert "Every figure that has a bar" in (tmp_path / "README.md").read_text()
     assert "2 of 2 runs are finished already" in _quick(script, out, "--seeds", "0", "--models", *models)
     assert json.loads((out / "metrics.json").read_text()) == rows
+
+
+def test_learning_rates_are_chosen_by_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "quick"
+    _quick("learning_rates.py", out)
+    rows = json.loads((out / "metrics.json").read_text())
+    for model in ("nhf", "realnvp"):
+        figures = {row["metric"]: row["value"] for row in rows if row["model"] == model}
+        chosen = figures.pop("learning_rate")
+        assert len(figures) == 2
+        assert figures[f"validation_nll_{chosen:g}"] == min(figures.values())
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    with pytest.raises(LookupError, match=r"nhf on wine was chosen yet: run experiments/learning_rates\.py first"):
+        learning_rates.chosen_rate("wine", "nhf_hybrid")
+
+
+def test_learning_rates_never_see_a_split_of_the_table() -> None:
+    assert learning_rates.SPLIT > density_tabular.REPEATS
