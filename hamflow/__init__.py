@@ -4,7 +4,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from hamflow import interop
+from hamflow import interop, systems
 from hamflow.energies import (
     Energy,
     FunctionEnergy,
@@ -74,6 +74,7 @@ __all__ = [
     "interop",
     "load",
     "plots",
+    "systems",
     "testing",
 ]
 

@@ -1,0 +1,5 @@
+"""Physical systems: ground truth to simulate, and trajectories, simulated or measured, to learn from."""
+
+from hamflow.systems.trajectories import Trajectories
+
+__all__ = ["Trajectories"]

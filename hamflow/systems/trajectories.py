@@ -1,0 +1,253 @@
+"""Trajectories: positions, momenta, velocities and their derivatives against time, with units."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hamflow.errors import InputError, check_positive
+from hamflow.systems.storage import read_trajectories, write_trajectories
+
+#: The arrays of a set of trajectories beside its times, each (n, time, d).
+ARRAYS = ("q", "p", "v", "p_dot", "v_dot")
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    r"""A set of n trajectories of equal length, simulated or measured.
+
+    Only ``times`` and ``q`` must be there. What is known beside them decides what can be learned: p and q for a
+    Hamiltonian, q and v for a Lagrangian; the derivatives where they are given, else the states alone.
+
+    Args:
+        times: (time,), or (n, time) where the trajectories have times of their own; strictly increasing, [time].
+        q: positions, (n, time, d).
+        p: canonical momenta, (n, time, d).
+        v: velocities :math:`\dot q`, (n, time, d), [q / time].
+        p_dot: :math:`\dot p`, (n, time, d), [p / time].
+        v_dot: accelerations :math:`\ddot q`, (n, time, d).
+        metadata: what JSON can hold. ``"units"`` maps names of arrays and ``"time"`` to units; ``"periodic"`` lists the
+            indices of the coordinates that are angles; ``"system"``, ``"parameters"``, ``"noise"``, ``"seed"`` say
+            where simulated data came from.
+
+    Raises:
+        InputError: an array has the wrong shape or holds NaN, times do not increase, or the metadata is not understood.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> t = torch.linspace(0, 1, 11)
+        >>> data = hf.systems.Trajectories(times=t, q=t.sin().reshape(1, 11, 1), v=t.cos().reshape(1, 11, 1))
+        >>> data.n, data.n_times, data.dim, data.given
+        (1, 11, 1, ('q', 'v'))
+    """
+
+    times: Tensor
+    q: Tensor
+    p: Tensor | None = None
+    v: Tensor | None = None
+    p_dot: Tensor | None = None
+    v_dot: Tensor | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("q", "times", *ARRAYS[1:]):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _array(name, value, None if name == "q" else self.q.device))
+        _check_arrays(self)
+        _check_metadata(self)
+
+    @property
+    def n(self) -> int:
+        """The number of trajectories."""
+        return self.q.shape[0]
+
+    @property
+    def n_times(self) -> int:
+        """The number of times."""
+        return self.q.shape[1]
+
+    @property
+    def dim(self) -> int:
+        """d, the number of coordinates."""
+        return self.q.shape[2]
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the arrays that are there."""
+        return tuple(name for name in ARRAYS if getattr(self, name) is not None)
+
+    @property
+    def periodic(self) -> tuple[int, ...]:
+        """The indices of the coordinates that are angles."""
+        return tuple(self.metadata.get("periodic", ()))
+
+    @property
+    def dt(self) -> float:
+        """The time between two states.
+
+        Raises:
+            InputError: the times are not evenly spaced.
+        """
+        gaps = self.times.double().diff(dim=-1)
+        if gaps.numel() == 0 or (gaps - gaps.mean()).abs().max() > 1e-4 * gaps.mean():
+            raise InputError(f"times are not evenly spaced: gaps from {float(gaps.min()):g} to {float(gaps.max()):g}")
+        return float(gaps.mean())
+
+    @property
+    def states(self) -> Tensor:
+        """(q, p) side by side, (n, time, 2 d).
+
+        Raises:
+            InputError: there are no momenta.
+        """
+        return torch.cat((self.q, self.need("p")), dim=-1)
+
+    def need(self, name: str) -> Tensor:
+        """The array of that name, (n, time, d).
+
+        Raises:
+            InputError: it is not given.
+        """
+        value: Tensor | None = getattr(self, name)
+        if value is None:
+            raise InputError(f"{name} is missing: the trajectories have {', '.join(self.given)}")
+        return value
+
+    def own_times(self) -> Tensor:
+        """The times of each trajectory, (n, time)."""
+        return self.times.expand(self.n, self.n_times)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int | slice | Tensor) -> Self:
+        """Some of the trajectories; an index, a slice, or a tensor of indices or of booleans."""
+        rows = slice(index, index + 1 or None) if isinstance(index, int) else index
+        return self._map(lambda x: x[rows], own_times=True)
+
+    def between(self, first: int, last: int | None) -> Self:
+        """The states ``first`` to before ``last`` of every trajectory, as a slice takes them."""
+        return self._map(lambda x: x[:, first:last], own_times=True)
+
+    def windows(self, length: int, stride: int = 1) -> Self:
+        """Cut into overlapping pieces of ``length`` states that begin every ``stride`` states.
+
+        Raises:
+            InputError: a trajectory is shorter than a window.
+
+        Example:
+            >>> import torch, hamflow as hf
+            >>> t = torch.linspace(0, 1, 11)
+            >>> hf.systems.Trajectories(times=t, q=torch.zeros(3, 11, 1)).windows(5, stride=3).n
+            9
+        """
+        check_positive("length", length, integer=True)
+        check_positive("stride", stride, integer=True)
+        if length > self.n_times:
+            raise InputError(f"length = {length}, expected at most the {self.n_times} states of a trajectory")
+
+        def cut(x: Tensor) -> Tensor:
+            return x.unfold(1, length, stride).movedim(-1, 2).flatten(0, 1)
+
+        return self._map(cut, own_times=True)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """All arrays on another device or in another dtype, as ``Tensor.to`` takes them."""
+        return self._map(lambda x: x.to(*args, **kwargs), own_times=False)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other arrays or metadata."""
+        return replace(self, **changes)
+
+    def save(self, path: str | Path) -> None:
+        """Write to ``path``, as NPZ, HDF5 (.h5, .hdf5) or CSV by its suffix; atomically, with the metadata.
+
+        Raises:
+            InputError: the suffix is unknown or the file cannot be written.
+        """
+        arrays = {name: getattr(self, name) for name in ("times", *self.given)}
+        write_trajectories(path, {name: a.detach().cpu().numpy() for name, a in arrays.items()}, dict(self.metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote, or a file of the same layout that something else wrote.
+
+        Raises:
+            InputError: the file is missing, not whole, or does not hold trajectories.
+        """
+        arrays, metadata = read_trajectories(path)
+        try:
+            return cls(**{name: torch.from_numpy(a) for name, a in arrays.items()}, metadata=metadata)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def _map(self, function: Callable[[Tensor], Tensor], *, own_times: bool) -> Self:
+        changes = {name: function(getattr(self, name)) for name in self.given}
+        times = self.own_times() if own_times else self.times
+        times = function(times)
+        if own_times and self.times.ndim == 1 and bool((times == times[:1]).all()):
+            times = times[0] if len(times) else self.times
+        return replace(self, times=times, **changes)
+
+
+def _array(name: str, value: Any, device: torch.device | None) -> Tensor:
+    try:
+        array = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is a {type(value).__name__}, expected an array of numbers") from error
+    if array.is_complex() or array.dtype == torch.bool:
+        raise InputError(f"{name} has dtype {array.dtype}, expected real numbers")
+    if not array.is_floating_point():
+        array = array.double()
+    return array.to(device)
+
+
+def _check_arrays(data: Trajectories) -> None:
+    shape = tuple(data.q.shape)
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(f"q has shape {shape}, expected (n, time, d) with at least one of each")
+    if data.times.shape not in (shape[1:2], shape[:2]):
+        expected = f"({shape[1]},) or {shape[:2]}"
+        raise InputError(f"times has shape {tuple(data.times.shape)}, expected {expected} beside q of shape {shape}")
+    for name in data.given:
+        array = getattr(data, name)
+        if tuple(array.shape) != shape:
+            raise InputError(f"{name} has shape {tuple(array.shape)}, expected that of q, {shape}")
+        bad = (~array.isfinite()).any(-1).nonzero()
+        if len(bad):
+            row, time = bad[0].tolist()
+            raise InputError(
+                f"{name} is not finite at {len(bad)} of {shape[0] * shape[1]} states, the first in trajectory {row} at "
+                f"index {time}: cut the gap out, or split the trajectory there"
+            )
+    if not data.times.isfinite().all():
+        raise InputError("times hold values that are not finite")
+    gaps = data.times.diff(dim=-1)
+    if (gaps <= 0).any():
+        at = (gaps <= 0).nonzero()[0].tolist()
+        what = "a time twice" if bool(gaps[tuple(at)] == 0) else "a time before the one in front of it"
+        raise InputError(f"times hold {what} at index {at[-1] + 1}, expected strictly increasing times")
+
+
+def _check_metadata(data: Trajectories) -> None:
+    try:
+        json.dumps(dict(data.metadata))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metadata cannot be written as JSON: {error}") from error
+    units = data.metadata.get("units", {})
+    known = {"time", *(f.name for f in fields(data))}
+    if not isinstance(units, Mapping) or not all(isinstance(u, str) for u in units.values()):
+        raise InputError(f"metadata['units'] = {units!r}, expected a mapping from names of arrays to units")
+    if unknown := sorted(set(units) - known):
+        raise InputError(f"metadata['units'] names {', '.join(unknown)}, expected some of time, {', '.join(ARRAYS)}")
+    periodic = data.metadata.get("periodic", ())
+    if not isinstance(periodic, (list, tuple)) or not all(isinstance(i, int) and 0 <= i < data.dim for i in periodic):
+        raise InputError(f"metadata['periodic'] = {periodic!r}, expected indices of the {data.dim} coordinates")
