@@ -124,7 +124,7 @@ def _read_csv(path: Path) -> tuple[Arrays, str]:
     if "time" not in column:
         raise InputError(f"{path} has the columns {', '.join(names)}, expected one called time")
     which = column.get("trajectory", np.zeros(len(table)))
-    labels, start, counts = np.unique(which, return_index=True, return_counts=True)
+    labels, counts = np.unique(which, return_counts=True)
     if len(set(counts.tolist())) > 1:
         raise InputError(
             f"{path} has trajectories of {counts.min()} to {counts.max()} states, expected the same number in each: "

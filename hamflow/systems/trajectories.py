@@ -190,7 +190,7 @@ class Trajectories:
             raise InputError(f"{path}: {error}") from error
 
     def _map(self, function: Callable[[Tensor], Tensor], *, own_times: bool) -> Self:
-        changes = {name: function(getattr(self, name)) for name in self.given}
+        changes: dict[str, Any] = {name: function(getattr(self, name)) for name in self.given}
         times = self.own_times() if own_times else self.times
         times = function(times)
         if own_times and self.times.ndim == 1 and bool((times == times[:1]).all()):
