@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from hamflow import interop, systems
+from hamflow.diagnostics import Trend, angular_momentum, energy_drift, total_momentum
 from hamflow.energies import (
     Energy,
     FunctionEnergy,
@@ -13,12 +14,14 @@ from hamflow.energies import (
     MLPPotential,
     QuadraticKinetic,
     RidgePotential,
+    ScaledEnergy,
     SeparableHamiltonian,
     SumEnergy,
 )
-from hamflow.errors import CheckpointError, FitError, InputError, SolveError
+from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, SolveError
 from hamflow.flow import PhaseFlow, hamiltonian
 from hamflow.models import NHF, Certificate, load
+from hamflow.rollout import rollout
 from hamflow.steps import (
     BLANES_MOAN4,
     LEAPFROG,
@@ -64,18 +67,25 @@ __all__ = [
     "PhaseFlow",
     "QuadraticKinetic",
     "RidgePotential",
+    "RolloutError",
+    "ScaledEnergy",
     "Scheme",
     "SeparableHamiltonian",
     "SolveError",
     "Splitting",
     "Step",
     "SumEnergy",
+    "Trend",
+    "angular_momentum",
+    "energy_drift",
     "hamiltonian",
     "interop",
     "load",
     "plots",
+    "rollout",
     "systems",
     "testing",
+    "total_momentum",
 ]
 
 

@@ -33,6 +33,18 @@ class SolveError(RuntimeError):
     """An implicit step did not reach its tolerance; the message says which residual was left."""
 
 
+class RolloutError(RuntimeError):
+    """A rollout left the finite numbers.
+
+    Attributes:
+        time: the time of the first state that is not finite.
+    """
+
+    def __init__(self, message: str, *, time: float) -> None:
+        super().__init__(message)
+        self.time = time
+
+
 def is_number(value: Any, *, integer: bool = False) -> bool:
     """Whether a value is a real (or a whole) number, of Python or of NumPy; True and False are not."""
     return isinstance(value, Integral if integer else Real) and not isinstance(value, bool)

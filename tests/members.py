@@ -23,6 +23,7 @@ from hamflow.energies import (
     MLPPotential,
     QuadraticKinetic,
     RidgePotential,
+    ScaledEnergy,
     SeparableHamiltonian,
 )
 from hamflow.flow import PhaseFlow, hamiltonian, layered_hamiltonian
@@ -147,6 +148,7 @@ ENERGIES = {
     "ridge_layered": Member(lambda: shaken(RidgePotential(2, width=4, layers=3, spacing=0.1))),
     "mlp": Member(lambda: shaken(MLPPotential(3, widths=(8, 6))), dim=3),
     "mlp_layered": Member(lambda: shaken(MLPPotential(2, widths=(8,), layers=3, spacing=0.1))),
+    "scaled": Member(lambda: ScaledEnergy(shaken(RidgePotential(2, width=8)), 2).set_units(MASS, 3 * MASS, 0.2)),
     "function": Member(lambda: FunctionEnergy(double_well)),
     "function_module": Member(lambda: FunctionEnergy(Bowl())),
     "sum": Member(lambda: FunctionEnergy(double_well) + shaken(RidgePotential(2, width=4))),

@@ -10,6 +10,7 @@ from hamflow.energies.hamiltonian import (
 )
 from hamflow.energies.networks import MLPPotential, RidgePotential
 from hamflow.energies.quadratic import QuadraticKinetic
+from hamflow.energies.scaled import ScaledEnergy
 
 __all__ = [
     "Energy",
@@ -19,6 +20,7 @@ __all__ = [
     "MLPPotential",
     "QuadraticKinetic",
     "RidgePotential",
+    "ScaledEnergy",
     "SeparableHamiltonian",
     "SumEnergy",
 ]

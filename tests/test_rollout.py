@@ -1,0 +1,92 @@
+"""Rollouts and their diagnostics: known motions, errors that say when, trends that are and are not there."""
+
+import math
+
+import pytest
+import torch
+
+import hamflow as hf
+
+
+def oscillator() -> hf.SeparableHamiltonian:
+    return hf.SeparableHamiltonian(hf.QuadraticKinetic(1), hf.QuadraticKinetic(1))
+
+
+def test_rollout_of_an_oscillator_is_a_circle() -> None:
+    q = torch.linspace(0.5, 2, 7, dtype=torch.float64).reshape(7, 1)
+    path = hf.rollout(hf.Splitting(oscillator(), hf.YOSHIDA6), q, 0 * q, n_steps=50, dt=0.2, substeps=4)
+    t = 0.2 * torch.arange(51, dtype=torch.float64).reshape(-1, 1)
+    assert path.shape == (51, 7, 2)
+    assert (path[..., 0] - q.T * t.cos()).abs().max() < 1e-7
+    assert (path[..., 1] + q.T * t.sin()).abs().max() < 1e-7
+
+
+def test_rollout_backwards_returns() -> None:
+    q, p = torch.randn(2, 5, 1, dtype=torch.float64)
+    step = hf.Splitting(oscillator())
+    there = hf.rollout(step, q, p, n_steps=30, dt=0.1)[-1]
+    back = hf.rollout(step, *there.chunk(2, -1), n_steps=30, dt=-0.1, t=3.0)[-1]
+    assert (back - torch.cat((q, p), -1)).abs().max() < 1e-12
+
+
+def test_rollout_carries_gradients() -> None:
+    q = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
+    path = hf.rollout(hf.Splitting(oscillator(), hf.YOSHIDA6), q, torch.zeros_like(q), n_steps=10, dt=0.1)
+    (slope,) = torch.autograd.grad(path[-1, 0, 0], q)
+    assert float(slope) == pytest.approx(math.cos(1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("n_steps", [60, 900])
+def test_rollout_says_when_it_left_the_finite_numbers(n_steps: int) -> None:
+    explosive = hf.SeparableHamiltonian(hf.QuadraticKinetic(1), hf.FunctionEnergy(lambda q: -(q**4).sum(-1)))
+    q = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    with pytest.raises(hf.RolloutError, match=r"at time [\d.]+ \(state \d+\): 1 of 2 .* index \(1,\)") as error:
+        hf.rollout(hf.Splitting(explosive), q, 0 * q, n_steps=n_steps, dt=0.1)
+    # q'' = 4 q^3 from rest at 1 reaches infinity after 0.93 units of time; rounding to infinity takes some steps more.
+    assert 0.9 < error.value.time < 3
+
+
+def test_bad_input_is_named() -> None:
+    step, q = hf.Splitting(oscillator()), torch.ones(3, 1)
+    for kwargs, message in [
+        ({"n_steps": 0, "dt": 0.1}, "n_steps = 0"),
+        ({"n_steps": 3, "dt": 0.0}, "dt = 0.0"),
+        ({"n_steps": 3, "dt": math.nan}, "dt = nan"),
+        ({"n_steps": 3, "dt": 0.1, "substeps": 0.5}, "substeps = 0.5"),
+    ]:
+        with pytest.raises(hf.InputError, match=message):
+            hf.rollout(step, q, q, **kwargs)
+    with pytest.raises(hf.InputError, match=r"q is \(3, 1\) and p is \(2, 1\)"):
+        hf.rollout(step, q, q[:2], n_steps=3, dt=0.1)
+    with pytest.raises(hf.InputError, match="expected tensors of one shape"):
+        hf.rollout(step, [1.0], q, n_steps=3, dt=0.1)  # type: ignore[arg-type]
+    with pytest.raises(hf.InputError, match=r"q has shape \(3, 1\), expected \(\*batch, bodies \* 2\)"):
+        hf.angular_momentum(q, q, space=2)
+    with pytest.raises(hf.InputError, match="space = 1"):
+        hf.angular_momentum(q, q, space=1)
+    with pytest.raises(hf.InputError, match="5 times"):
+        hf.energy_drift(torch.ones(5), dt=0.1)
+
+
+def test_leapfrog_has_no_trend_and_euler_has() -> None:
+    H = oscillator()
+    q = torch.linspace(0.5, 2, 6, dtype=torch.float64).reshape(6, 1)
+    with torch.no_grad():
+        path = hf.rollout(hf.Splitting(H), q, 0.3 + 0 * q, n_steps=10_000, dt=0.1)
+    energy = H(*path.chunk(2, -1))
+    assert not hf.energy_drift(energy, dt=0.1).significant
+    assert not hf.energy_drift(energy[:, :1], dt=0.1).significant
+    leaking = energy * torch.linspace(1, 1.001, len(energy), dtype=torch.float64).unsqueeze(-1)
+    assert hf.energy_drift(leaking, dt=0.1).significant
+    assert hf.energy_drift(leaking[:, :1], dt=0.1).significant
+    assert hf.energy_drift(leaking, dt=0.1).slope == pytest.approx(1e-3 / 1000 * float(energy[0].mean()), rel=0.05)
+
+
+def test_momenta_of_bodies() -> None:
+    q, p = torch.randn(2, 4, 6, dtype=torch.float64)
+    bodies = list(zip(q.reshape(4, 2, 3).unbind(1), p.reshape(4, 2, 3).unbind(1), strict=True))
+    assert torch.equal(hf.total_momentum(p, space=3), p[:, :3] + p[:, 3:])
+    expected = sum(torch.linalg.cross(a, b) for a, b in bodies)
+    assert (hf.angular_momentum(q, p, space=3) - expected).abs().max() < 1e-14
+    flat = hf.angular_momentum(q[:, :4], p[:, :4], space=2)
+    assert (flat - (q[:, 0] * p[:, 1] - q[:, 1] * p[:, 0] + q[:, 2] * p[:, 3] - q[:, 3] * p[:, 2])).abs().max() < 1e-14
