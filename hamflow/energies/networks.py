@@ -163,7 +163,9 @@ class MLPPotential(Energy):
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         k = self.layer(t)
-        cotangent = self.readout[k]
-        for state, weight in zip(reversed(self._hidden(x, k)), reversed(list(self.weights)), strict=True):
-            cotangent = ((1 - state**2) * cotangent) @ weight[k]
+        states = self._hidden(x, k)
+        cotangent = self.readout[k].expand_as(states[-1])
+        for state, weight in zip(reversed(states), reversed(list(self.weights)), strict=True):
+            # (1 - h^2) times the cotangent as one operation: large batches wait for memory, not for arithmetic.
+            cotangent = torch.ops.aten.tanh_backward(cotangent, state) @ weight[k]
         return cotangent
