@@ -21,6 +21,7 @@ HIGHER_IS_BETTER = {
     "sets_better_than_realnvp",
     "sets_level_with_nsf",
     "sets_no_worse_than_gmm",
+    "speedup_over_double_backward",
 }
 VERDICTS = ("short", "reached", "stretch reached")
 
