@@ -27,7 +27,7 @@ from hamflow.energies import (
 )
 from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, SolveError
 from hamflow.flow import PhaseFlow, hamiltonian
-from hamflow.models import NHF, Certificate, load
+from hamflow.models import HNN, NHF, Certificate, load
 from hamflow.rollout import rollout
 from hamflow.steps import (
     BLANES_MOAN4,
@@ -53,6 +53,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "BLANES_MOAN4",
+    "HNN",
     "LEAPFROG",
     "NHF",
     "SCHEMES",

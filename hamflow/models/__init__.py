@@ -4,15 +4,16 @@ from pathlib import Path
 
 from hamflow.errors import CheckpointError
 from hamflow.models.certificate import Certificate
+from hamflow.models.hnn import HNN
 from hamflow.models.nhf import NHF
 from hamflow.models.storage import read_model
 
-__all__ = ["NHF", "Certificate", "load"]
+__all__ = ["HNN", "NHF", "Certificate", "load"]
 
-_MODELS = {"NHF": NHF}
+_MODELS: dict[str, type[HNN] | type[NHF]] = {"HNN": HNN, "NHF": NHF}
 
 
-def load(path: str | Path) -> NHF:
+def load(path: str | Path) -> HNN | NHF:
     """Load a fitted model from the folder that its ``save`` wrote; nothing in it is executed.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +27,7 @@ from hamflow.interop.foreign import row_log_det
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.parts import check_config, fresh_base, fresh_parts
 from hamflow.models.start import warm_start, warn_of_lost_digits
-from hamflow.models.storage import SavedModel, write_model
+from hamflow.models.storage import SavedModel, saved_history, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import Lift
 from hamflow.training import History, check_settings, fit, random_generator, seeded, split_rows
@@ -339,8 +338,7 @@ class NHF(nn.Module):
             model.base = fresh_base(model.config, saved.facts["components"])
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
             model.load_state_dict(saved.state)
-            history = saved.facts["history"]
-            model.history = History(**history | {"start": math.nan if history["start"] is None else history["start"]})
+            model.history = saved_history(saved)
         except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the saved NHF does not fit this version: {reason}") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hamflow.errors import CheckpointError, InputError, is_number
 from hamflow.io import atomic_path
+from hamflow.training import History
 
 _FORMAT = 1
 _DESCRIPTION, _WEIGHTS = "model.json", "weights.safetensors"
@@ -84,6 +85,12 @@ def read_model(path: str | Path) -> SavedModel:
         raise CheckpointError(f"{folder / _WEIGHTS} cannot be read: {error.strerror}") from error
     except (SafetensorError, KeyError) as error:
         raise CheckpointError(f"{folder} is damaged, expected a whole saved model") from error
+
+
+def saved_history(saved: SavedModel) -> History:
+    """The history among the facts of a saved model; JSON has no NaN, so a missing start comes back as one."""
+    history = saved.facts["history"]
+    return History(**history | {"start": math.nan if history["start"] is None else history["start"]})
 
 
 def _json_numbers(value: Any) -> Any:

@@ -1,0 +1,275 @@
+"""HNN: a Hamiltonian Neural Network, the energy of a system learned from its trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hamflow.energies import Hamiltonian, SeparableHamiltonian
+from hamflow.errors import CheckpointError, InputError, check_choice, check_device, check_positive, check_seed, is_number
+from hamflow.models.learning import learn
+from hamflow.models.mechanics import ENERGIES, named_hamiltonian
+from hamflow.models.storage import SavedModel, saved_history, write_model
+from hamflow.rollout import rollout
+from hamflow.steps import SCHEMES, Damped, ImplicitMidpoint, Splitting, Step
+from hamflow.systems import Trajectories
+from hamflow.training import History, check_settings, seeded
+
+_FRICTION = 0.1  # at the start, per unit of time
+
+
+class HNN(nn.Module):
+    r"""A Hamiltonian Neural Network: the energy H(q, p) that drives trajectories, learned from them.
+
+    .. math:: \dot q = \frac{\partial H}{\partial p}, \qquad \dot p = -\frac{\partial H}{\partial q} - \gamma p
+
+    A rollout takes a symplectic step, so the learned energy does not drift (with friction :math:`\gamma` it decays as
+    it should).
+
+    Args:
+        dim: d, the number of degrees of freedom.
+        energy: ``"separable"``, T(p) + V(q) with a network each; ``"mechanical"``, a learned constant mass and a network
+            V(q); ``"joint"``, one network H(q, p), the published form; or a :class:`Hamiltonian` of your own, whose
+            parameters are learned.
+        widths: the hidden widths of the networks.
+        periodic: the coordinates that are angles, [rad]; by default those that the trajectories name when fitting.
+        friction: whether :math:`\gamma` is learned too; with it energies may decay.
+        scheme: the name of a splitting scheme, a key of ``hf.SCHEMES``; where H is not separable the implicit midpoint
+            rule takes its place.
+        standardise: whether networks see states, and the loss derivatives, in units of their spread.
+        seed: for the weights at the start.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    References:
+        Greydanus et al. (2019), Hamiltonian Neural Networks, arXiv 1906.01563; Chen et al. (2020), Symplectic Recurrent
+        Neural Networks, arXiv 1909.13334, for noisy states; Zhong et al. (2020), Dissipative SymODEN, arXiv 2002.08860.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> data = hf.systems.MassSpring().simulate(n_trajectories=5, n_steps=20, dt=0.1, derivatives=True)
+        >>> model = hf.HNN(dim=1, widths=(16,)).fit(data, epochs=5, progress=False)
+        >>> model.rollout(torch.ones(3, 1), torch.zeros(3, 1), n_steps=10, dt=0.1).shape
+        torch.Size([11, 3, 2])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        energy: str | Hamiltonian = "separable",
+        widths: Sequence[int] = (64, 64),
+        periodic: Sequence[int] | None = None,
+        friction: bool = False,
+        scheme: str = "yoshida4",
+        standardise: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_positive("dim", dim, integer=True)
+        check_choice("scheme", scheme, tuple(SCHEMES))
+        check_seed("seed", seed)
+        for width in widths:
+            check_positive("widths", width, integer=True)
+        if isinstance(energy, str):
+            check_choice("energy", energy, ENERGIES)
+        elif not isinstance(energy, Hamiltonian):
+            raise InputError(f"energy is a {type(energy).__name__}, expected a Hamiltonian or one of {ENERGIES}")
+        bad = [i for i in periodic or () if not is_number(i, integer=True) or not 0 <= i < dim]
+        if bad:
+            raise InputError(f"periodic = {tuple(periodic or ())!r}, expected indices of the {dim} coordinates")
+        self.config: dict[str, Any] = {
+            "dim": dim, "energy": energy, "widths": list(widths),
+            "periodic": None if periodic is None else [int(i) for i in periodic],
+            "friction": friction, "scheme": scheme, "standardise": standardise, "seed": seed,
+        }  # fmt: skip
+        self.dim = dim
+        self.history = History()
+        self.assemble(())
+
+    hamiltonian: Hamiltonian
+    step: Step
+
+    def assemble(self, periodic: Sequence[int]) -> None:
+        """Make the networks anew from the seed; ``periodic`` where the model's own setting leaves it open."""
+        angles = periodic if self.config["periodic"] is None else self.config["periodic"]
+        kind = self.config["energy"]
+        with seeded(self.config["seed"]):
+            self.hamiltonian = (
+                kind if isinstance(kind, Hamiltonian) else named_hamiltonian(kind, self.dim, self.config["widths"], angles)
+            )
+        self.angles = tuple(angles)
+        inner = self.step_of(self.config["scheme"])
+        self.step = Damped(inner, _FRICTION, learn=True) if self.config["friction"] else inner
+
+    def step_of(self, scheme: str) -> Step:
+        """The step without friction: a splitting by that scheme, or the implicit midpoint rule."""
+        if isinstance(self.hamiltonian, SeparableHamiltonian):
+            return Splitting(self.hamiltonian, SCHEMES[scheme])
+        return ImplicitMidpoint(self.hamiltonian)
+
+    @property
+    def friction(self) -> Tensor:
+        r""":math:`\gamma`, a number of dimension 1 / time; zero without friction."""
+        return torch.as_tensor(self.step.damping)
+
+    def vector_field(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The pair :math:`(\dot q, \dot p)`, q and p of shape (*batch, d), each (*batch, d)."""
+        dq, dp = self.hamiltonian.gradient(q, p)
+        return dp, -dq - self.friction * p if self.config["friction"] else -dq
+
+    def energy(self, q: Any, p: Any) -> Tensor:
+        """The learned energy up to a constant, q and p of shape (*batch, d) -> (*batch,)."""
+        value: Tensor = self.hamiltonian(*self._states(q, p))
+        return value
+
+    def fit(
+        self,
+        data: Trajectories | Sequence[Trajectories],
+        *,
+        learn_from: str = "auto",
+        noise: float | None = None,
+        window: int = 10,
+        substeps: int = 1,
+        epochs: int = 1000,
+        batch_size: int = 512,
+        learning_rate: float = 5e-3,
+        weight_decay: float = 0.0,
+        schedule: str = "cosine",
+        validation: float = 0.1,
+        patience: int | None = None,
+        polish: int = 0,
+        clip: float = 10.0,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+    ) -> Self:
+        """Learn the energy from trajectories and return the model, with its best weights and its ``history``.
+
+        Every call starts afresh from the model's seed; only a Hamiltonian of your own keeps its state. Where momenta
+        are missing and velocities are there, these stand for them: right up to a factor where the mass matrix is a
+        number times the identity. Where both are missing they are inferred.
+
+        Args:
+            data: the trajectories, or a list of them where their lengths differ.
+            learn_from: ``"derivatives"`` at the states; ``"states"`` alone, carried by the step through windows; or
+                ``"auto"``: derivatives where they are given.
+            noise: the standard deviation of the measured states; by default what the metadata says, else 0. With noise
+                the true states are inferred: where the path of each trajectory begins (derivatives), or the first
+                state of each window (states).
+            window: the number of steps in a window of states.
+            substeps: steps of the integrator between two measured states.
+            epochs: passes over the data; from states, a third of them goes to a start from estimated derivatives.
+            batch_size: states, trajectories or windows a step.
+            learning_rate, weight_decay, schedule, patience, clip, seed, progress, checkpoint: see ``NHF.fit``.
+            validation: the share of the states that do not train, but choose the best weights.
+            polish: iterations of L-BFGS on all training rows at the end; 0 is none.
+            dtype: float32 or float64; by default that of the data.
+            device: where to train; by default where the data are.
+
+        Raises:
+            InputError: the data or a setting is not what fitting needs.
+            FitError: the loss is not finite at the start, or again and again.
+            CheckpointError: the checkpoint cannot be used.
+        """
+        settings = check_settings(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
+            schedule=schedule, patience=patience, seed=seed,
+        )  # fmt: skip
+        check_choice("learn_from", learn_from, ("auto", "derivatives", "states"))
+        check_positive("window", window, integer=True)
+        check_positive("substeps", substeps, integer=True)
+        if not is_number(polish, integer=True) or polish < 0:
+            raise InputError(f"polish = {polish!r}, expected a whole number of iterations, 0 for none")
+        if not is_number(validation) or not 0 < validation < 1:
+            raise InputError(f"validation = {validation!r}, expected a share between 0 and 1")
+        if noise is not None and (not is_number(noise) or not 0 <= noise < float("inf")):
+            raise InputError(f"noise = {noise!r}, expected a finite standard deviation >= 0")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
+        sets = self._sets(data)
+        target = check_device(sets[0].q.device if device is None else device)
+        sets = [part.to(device=target, dtype=dtype or sets[0].q.dtype) for part in sets]
+        self.assemble(sets[0].periodic)
+        self.to(device=target, dtype=sets[0].q.dtype)
+        self.history = learn(
+            self, sets, learn_from=learn_from, noise=noise, window=window, substeps=substeps, polishing=polish,
+            validation=validation, progress=progress, checkpoint=checkpoint, settings=settings,
+        )  # fmt: skip
+        return self.eval()
+
+    def _sets(self, data: Trajectories | Sequence[Trajectories]) -> list[Trajectories]:
+        sets = [data] if isinstance(data, Trajectories) else list(data)
+        wrong = [type(part).__name__ for part in sets if not isinstance(part, Trajectories)]
+        if wrong or not sets:
+            raise InputError(f"data is {wrong[0] if wrong else 'empty'}, expected Trajectories or a list of them")
+        for part in sets:
+            if part.dim != self.dim:
+                raise InputError(f"data has {part.dim} coordinates, expected dim = {self.dim}")
+            if part.given != sets[0].given or part.periodic != sets[0].periodic:
+                raise InputError(f"data has parts with {part.given} and with {sets[0].given}, expected the same in all")
+        return sets
+
+    @torch.no_grad()
+    def rollout(
+        self, q: Any, p: Any, *, n_steps: int, dt: float, scheme: str | None = None, substeps: int = 1,
+        progress: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Carry initial states forward, all at once; q and p of shape (*batch, d) -> (n_steps + 1, *batch, 2 d).
+
+        Args:
+            q, p: the states at time 0.
+            n_steps: the number of states after them.
+            dt: the time between two states; negative runs backwards.
+            scheme: another splitting scheme than the model's.
+            substeps: steps of the integrator between two states.
+            progress: whether to show a progress bar.
+
+        Raises:
+            InputError: a shape or a number is wrong.
+            RolloutError: a state is not finite; the error says when and which.
+        """
+        step = self.step
+        if scheme is not None:
+            check_choice("scheme", scheme, tuple(SCHEMES))
+            step = self.step_of(scheme)
+            if self.config["friction"]:
+                step = Damped(step, self.friction)
+        return rollout(step, *self._states(q, p), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
+
+    def _states(self, q: Any, p: Any) -> tuple[Tensor, Tensor]:
+        like = next(iter([*self.parameters(), *self.buffers()]), torch.zeros(()))
+        a, b = (torch.as_tensor(x).to(like) for x in (q, p))
+        if a.shape != b.shape or a.ndim == 0 or a.shape[-1] != self.dim:
+            raise InputError(f"q has shape {tuple(a.shape)} and p {tuple(b.shape)}, expected (*batch, {self.dim}) for both")
+        return a, b
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
+        if not isinstance(self.config["energy"], str):
+            raise InputError("energy is a Hamiltonian of your own, expected a named one; torch.save its state_dict instead")
+        dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        facts = {"dtype": dtype, "angles": list(self.angles), "history": asdict(self.history)}
+        write_model(path, SavedModel("HNN", self.config, self.state_dict(), facts))
+
+    @classmethod
+    def from_saved(cls, saved: SavedModel) -> Self:
+        """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
+        try:
+            model = cls(**saved.config)
+            model.assemble(saved.facts["angles"])
+            model.to(dtype=getattr(torch, saved.facts["dtype"]))
+            model.load_state_dict(saved.state)
+            model.history = saved_history(saved)
+        except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the saved HNN does not fit this version: {reason}") from error
+        return model.eval()
