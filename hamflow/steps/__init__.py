@@ -1,5 +1,14 @@
 """Steps: invertible, volume-preserving maps of phase space."""
 
+from hamflow.steps.composition import (
+    COMPOSITIONS,
+    KAHAN_LI6,
+    KAHAN_LI8,
+    TRIPLE_JUMP4,
+    TRIPLE_JUMP6,
+    Composition,
+    Fractions,
+)
 from hamflow.steps.drift import Drift
 from hamflow.steps.implicit import ImplicitMidpoint
 from hamflow.steps.lift import Lift
@@ -9,12 +18,19 @@ from hamflow.steps.step import Step
 
 __all__ = [
     "BLANES_MOAN4",
+    "COMPOSITIONS",
+    "KAHAN_LI6",
+    "KAHAN_LI8",
     "LEAPFROG",
     "SCHEMES",
     "SYMPLECTIC_EULER",
+    "TRIPLE_JUMP4",
+    "TRIPLE_JUMP6",
     "YOSHIDA4",
     "YOSHIDA6",
+    "Composition",
     "Drift",
+    "Fractions",
     "ImplicitMidpoint",
     "Lift",
     "Scheme",
