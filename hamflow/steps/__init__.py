@@ -10,6 +10,7 @@ from hamflow.steps.composition import (
     Fractions,
 )
 from hamflow.steps.drift import Drift
+from hamflow.steps.gauss import GaussLegendre
 from hamflow.steps.implicit import ImplicitMidpoint
 from hamflow.steps.lift import Lift
 from hamflow.steps.schemes import BLANES_MOAN4, LEAPFROG, SCHEMES, SYMPLECTIC_EULER, YOSHIDA4, YOSHIDA6, Scheme
@@ -31,6 +32,7 @@ __all__ = [
     "Composition",
     "Drift",
     "Fractions",
+    "GaussLegendre",
     "ImplicitMidpoint",
     "Lift",
     "Scheme",

@@ -81,5 +81,9 @@ def _attempt(step: Step, start: Tensor, t: float, dt: float, substeps: int) -> T
     try:
         return torch.stack(step.iterate(start[0], start[1], t, dt / substeps, substeps))
     except SolveError:
-        # An implicit step may be too long to be solved; a shorter one may not.
-        return torch.full_like(start, float("nan"))
+        # An implicit step was too long to be solved. Halving the batch finds the rows to blame; the others are done.
+        half = start.shape[1] // 2
+        if half == 0:
+            return torch.full_like(start, float("nan"))
+        parts = (start[:, :half], start[:, half:])
+        return torch.cat([_attempt(step, part, t, dt, substeps) for part in parts], dim=1)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from hamflow.energies.hamiltonian import Hamiltonian, SeparableHamiltonian
 from hamflow.errors import InputError, check_choice, check_device, check_positive, check_seed, is_number
-from hamflow.steps.composition import KAHAN_LI8, Composition
-from hamflow.steps.implicit import ImplicitMidpoint
+from hamflow.steps.gauss import GaussLegendre
 from hamflow.steps.schemes import YOSHIDA6
 from hamflow.steps.splitting import Splitting
 from hamflow.steps.step import Step
@@ -67,10 +66,10 @@ class System(Hamiltonian):
         return value
 
     def step(self) -> Step:
-        """The step that :meth:`simulate` refines: of order 6 where the energy is separable, else of order 8."""
+        """The step that :meth:`simulate` refines: of order 6 where the energy is separable, else of order 12."""
         if isinstance(self, SeparableHamiltonian):
             return Splitting(self, YOSHIDA6)
-        return Composition(ImplicitMidpoint(self), KAHAN_LI8)
+        return GaussLegendre(self, stages=6)
 
     def simulate(
         self,
