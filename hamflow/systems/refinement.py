@@ -10,7 +10,7 @@ from hamflow.errors import SolveError
 from hamflow.steps.step import Step
 
 #: Substeps of one interval at which refining is given up.
-_MOST = 4096
+_MOST = 1024
 #: Two refinements that agree to this, and no better with twice as many substeps, are as good as rounding lets them be.
 _ROUNDING = 1e-6
 
