@@ -56,6 +56,12 @@ def check_positive(name: str, value: Any, *, integer: bool = False) -> None:
         raise InputError(f"{name} = {value!r}, expected a positive {'integer' if integer else 'finite number'}")
 
 
+def check_finite(name: str, value: Any) -> None:
+    """Raise :class:`InputError` unless ``value`` is a finite number."""
+    if not is_number(value) or not abs(value) < float("inf"):
+        raise InputError(f"{name} = {value!r}, expected a finite number")
+
+
 def check_seed(name: str, value: Any) -> None:
     """Raise :class:`InputError` unless ``value`` is a whole number under 2^32, as NumPy takes them."""
     if not is_number(value, integer=True) or not 0 <= value < 2**32:

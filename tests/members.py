@@ -39,23 +39,39 @@ from hamflow.interop.nflows import from_nflows
 from hamflow.interop.zuko import from_zuko
 from hamflow.standardize import Whitening
 from hamflow.steps import (
+    COMPOSITIONS,
     LEAPFROG,
     SCHEMES,
     SYMPLECTIC_EULER,
     YOSHIDA4,
+    Composition,
     Damped,
     Drift,
+    GaussLegendre,
     ImplicitMidpoint,
     Lift,
     Splitting,
     Step,
 )
+from hamflow.systems import (
+    ChargedParticle,
+    DoublePendulum,
+    HenonHeiles,
+    MassSpring,
+    NBody,
+    Pendulum,
+    RelativisticParticle,
+    System,
+    ThreeBody,
+    TwoBody,
+)
+from hamflow.systems.bodies import BodiesKinetic, PairAttraction
 
 # Written like this, after the line above, zuko is imported with the checks of torch's distributions left on.
 from zuko.flows import NSF  # isort: skip
 
 #: Classes that only say what a family promises.
-ABSTRACT = {Energy, Hamiltonian, PairEnergy, Step, ForeignTransform}
+ABSTRACT = {Energy, Hamiltonian, PairEnergy, System, Step, ForeignTransform}
 
 
 @dataclass(frozen=True)
@@ -169,6 +185,11 @@ def pyro_coupling(kind: Callable[[int], nn.Module]) -> nn.Module:
     return kind(2)
 
 
+def suited(system: System) -> Step:
+    """A step whose order can be measured, explicit where the system allows it."""
+    return Splitting(system, YOSHIDA4) if isinstance(system, SeparableHamiltonian) else GaussLegendre(system, 2)
+
+
 ENERGIES = {
     "kinetic": Member(lambda: QuadraticKinetic(2, mass=MASS)),
     "kinetic_learned": Member(lambda: shaken(QuadraticKinetic(3, learn=True)), dim=3),
@@ -184,6 +205,9 @@ ENERGIES = {
     "scaled": Member(lambda: ScaledEnergy(shaken(RidgePotential(2, width=8)), 2).set_units(MASS, 3 * MASS, 0.2)),
     "function": Member(lambda: FunctionEnergy(double_well)),
     "function_module": Member(lambda: FunctionEnergy(Bowl())),
+    "function_closed_form": Member(lambda: FunctionEnergy(lambda q: -q.cos().sum(-1), lambda q: q.sin())),
+    "bodies_kinetic": Member(lambda: BodiesKinetic((0.5, 2.0), 3), dim=6),
+    "pair_attraction": Member(lambda: PairAttraction((0.5, 2.0, 1.0), 1.5, 0.1, 2), dim=6),
     "sum": Member(lambda: FunctionEnergy(double_well) + shaken(RidgePotential(2, width=4))),
     "periodic": Member(lambda: angles(3, periodic=(2, 0)), dim=3),
     "bodies_kinetic": Member(lambda: BodyKinetic(3, 2, masses=body_masses()), dim=6),
@@ -192,7 +216,28 @@ ENERGIES = {
     "pairs_softened": Member(lambda: NewtonPotential(2, 1, softening=0.3)),
 }
 
+# Softened, because random bodies may come close, and weakly cubic, because random stars may escape.
+SYSTEMS = {
+    "mass_spring": Member(lambda: MassSpring(mass=0.5, stiffness=3.0), dim=1),
+    "pendulum": Member(lambda: Pendulum(mass=0.5, length=1.5, gravity=3.0), dim=1),
+    "henon_heiles": Member(lambda: HenonHeiles(0.1)),
+    "double_pendulum": Member(lambda: DoublePendulum((2.0, 1.0), (2.0, 1.0), gravity=1.0), dt=0.05, n_steps=10),
+    "two_body": Member(lambda: TwoBody((0.5, 2.0), gravity=0.5, softening=1.0), dim=4, n_steps=20),
+    "three_body": Member(lambda: ThreeBody((0.5, 2.0, 1.0), softening=1.0), dim=6, n_steps=20),
+    "n_body": Member(lambda: NBody((0.5, 2.0), softening=1.0, space=3), dim=6, n_steps=20),
+    "charged_planar": Member(lambda: ChargedParticle(mass=2.0, charge=-1.5), n_steps=10),
+    "charged_in_space": Member(lambda: ChargedParticle(field=(0.3, -0.5, 1.0)), dim=3, n_steps=10),
+    "charged_potential": Member(
+        lambda: ChargedParticle(mass=2.0, vector_potential=lambda q: 0.3 * (q**2).roll(1, -1), space=2), n_steps=10
+    ),
+    "relativistic": Member(lambda: RelativisticParticle(mass=0.5, c=2.0, space=2)),
+    "relativistic_pendulum": Member(
+        lambda: RelativisticParticle(potential=FunctionEnergy(lambda q: -q.cos().sum(-1), lambda q: q.sin())), dim=1
+    ),
+}
+
 HAMILTONIANS = {
+    **SYSTEMS,
     "pendulums": Member(pendulums),
     "learned": Member(learned),
     "learned_full_mass": Member(lambda: learned("full")),
@@ -220,6 +265,21 @@ STEPS = {
     "damped_yoshida4": Member(lambda: Damped(Splitting(learned("full"), YOSHIDA4), 0.1)),
     "damped_twice": Member(lambda: Damped(Damped(Splitting(pendulums()), 0.1), 0.2)),
     "damped_unequally": Member(lambda: Damped(Splitting(learned()), torch.tensor([0.1, 0.5]), learn=True)),
+    **{
+        # Stiff enough for the errors of order 8 to be seen.
+        f"{name}_pendulum": Member(lambda f=fractions: Composition(Splitting(Pendulum(0.5, 1.0, 25.0)), f), dim=1)
+        for name, fractions in COMPOSITIONS.items()
+    },
+    "composition_implicit": Member(
+        lambda: Composition(GaussLegendre(FunctionHamiltonian(geodesic), 1)), dim=1, n_steps=3
+    ),
+    "gauss1_pendulums": Member(lambda: GaussLegendre(pendulums(), 1), n_steps=20),
+    "gauss2_function": Member(lambda: GaussLegendre(FunctionHamiltonian(geodesic), 2), n_steps=20),
+    "gauss3_learned": Member(lambda: GaussLegendre(FunctionHamiltonian(shaken(Coupled())), 3), n_steps=20),
+    **{
+        name: Member(lambda m=member: suited(m.make()), member.dim, member.dt, member.n_steps)
+        for name, member in SYSTEMS.items()
+    },
     "drift": Member(lambda: Drift(learned("full").kinetic)),
     # A lift integrates nothing: repeated a hundred times an expanding map only magnifies rounding.
     "lift_affine": Member(lambda: Lift(pyro_coupling(pyro_transforms.affine_coupling)), n_steps=3),

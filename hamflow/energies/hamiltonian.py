@@ -80,10 +80,11 @@ class Energy(nn.Module):
 
 
 class FunctionEnergy(Energy):
-    r"""Any differentiable function of the last dimension as an energy, its gradient taken by ``torch.func``.
+    r"""Any differentiable function of the last dimension as an energy, its gradient taken by ``torch.func`` or given.
 
     Args:
         function: a callable or module (*batch, d) -> (*batch,), written in torch; a module's parameters are learned.
+        gradient: its gradient in closed form, (*batch, d) -> (*batch, d), where one is known; it costs less.
 
     Raises:
         InputError: the function returns anything but one number a row.
@@ -95,9 +96,12 @@ class FunctionEnergy(Energy):
         tensor([[24.]])
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], gradient: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.function = function
+        self.closed_form = gradient
 
     def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
@@ -108,6 +112,10 @@ class FunctionEnergy(Energy):
                 f"expected {tuple(x.shape[:-1])}: sum over the last dimension"
             )
         return value
+
+    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
+        """The gradient, (*batch, d) -> (*batch, d)."""
+        return super().gradient(x, t) if self.closed_form is None else self.closed_form(x)
 
 
 class SumEnergy(Energy):

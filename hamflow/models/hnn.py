@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
-from hamflow.errors import CheckpointError, InputError, check_choice, check_device, check_positive, check_seed, is_number
+from hamflow.errors import (
+    CheckpointError,
+    InputError,
+    check_choice,
+    check_device,
+    check_positive,
+    check_seed,
+    is_number,
+)
 from hamflow.models.learning import learn
 from hamflow.models.mechanics import ENERGIES, named_hamiltonian
 from hamflow.models.storage import SavedModel, saved_history, write_model
@@ -33,8 +41,8 @@ class HNN(nn.Module):
 
     Args:
         dim: d, the number of degrees of freedom.
-        energy: ``"separable"``, T(p) + V(q) with a network each; ``"mechanical"``, a learned constant mass and a network
-            V(q); ``"joint"``, one network H(q, p), the published form; or a :class:`Hamiltonian` of your own, whose
+        energy: ``"separable"``, T(p) + V(q) with a network each; ``"mechanical"``, a learned constant mass and a
+            network V(q); ``"joint"``, one network H(q, p), the published form; or a :class:`Hamiltonian` of your own, whose
             parameters are learned.
         widths: the hidden widths of the networks.
         periodic: the coordinates that are angles, [rad]; by default those that the trajectories name when fitting.
@@ -102,7 +110,9 @@ class HNN(nn.Module):
         kind = self.config["energy"]
         with seeded(self.config["seed"]):
             self.hamiltonian = (
-                kind if isinstance(kind, Hamiltonian) else named_hamiltonian(kind, self.dim, self.config["widths"], angles)
+                kind
+                if isinstance(kind, Hamiltonian)
+                else named_hamiltonian(kind, self.dim, self.config["widths"], angles)
             )
         self.angles = tuple(angles)
         inner = self.step_of(self.config["scheme"])
@@ -169,7 +179,14 @@ class HNN(nn.Module):
             substeps: steps of the integrator between two measured states.
             epochs: passes over the data; from states, a third of them goes to a start from estimated derivatives.
             batch_size: states, trajectories or windows a step.
-            learning_rate, weight_decay, schedule, patience, clip, seed, progress, checkpoint: see ``NHF.fit``.
+            learning_rate: the largest learning rate.
+            weight_decay: decoupled weight decay.
+            schedule: of the learning rate: ``"cosine"``, ``"plateau"`` or ``"constant"``.
+            patience: epochs without a better validation loss before training stops; None never stops early.
+            clip: the largest gradient norm.
+            seed: for the held-out states, the batches and the noise; the weights at the start are the model's own.
+            progress: whether to show a progress bar.
+            checkpoint: a file to write the state of the run to; if it exists the run goes on from there.
             validation: the share of the states that do not train, but choose the best weights.
             polish: iterations of L-BFGS on all training rows at the end; 0 is none.
             dtype: float32 or float64; by default that of the data.
@@ -226,7 +243,8 @@ class HNN(nn.Module):
         """Carry initial states forward, all at once; q and p of shape (*batch, d) -> (n_steps + 1, *batch, 2 d).
 
         Args:
-            q, p: the states at time 0.
+            q: positions at time 0.
+            p: momenta at time 0.
             n_steps: the number of states after them.
             dt: the time between two states; negative runs backwards.
             scheme: another splitting scheme than the model's.
@@ -249,13 +267,17 @@ class HNN(nn.Module):
         like = next(iter([*self.parameters(), *self.buffers()]), torch.zeros(()))
         a, b = (torch.as_tensor(x).to(like) for x in (q, p))
         if a.shape != b.shape or a.ndim == 0 or a.shape[-1] != self.dim:
-            raise InputError(f"q has shape {tuple(a.shape)} and p {tuple(b.shape)}, expected (*batch, {self.dim}) for both")
+            raise InputError(
+                f"q has shape {tuple(a.shape)} and p {tuple(b.shape)}, expected (*batch, {self.dim}) for both"
+            )
         return a, b
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
         if not isinstance(self.config["energy"], str):
-            raise InputError("energy is a Hamiltonian of your own, expected a named one; torch.save its state_dict instead")
+            raise InputError(
+                "energy is a Hamiltonian of your own, expected a named one; torch.save its state_dict instead"
+            )
         dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
         facts = {"dtype": dtype, "angles": list(self.angles), "history": asdict(self.history)}
         write_model(path, SavedModel("HNN", self.config, self.state_dict(), facts))

@@ -47,8 +47,10 @@ def set_units(
 
     Args:
         hamiltonian: what :func:`named_hamiltonian` made.
-        q, p: states, (n, d).
-        velocity, force: the spreads of dq/dt and dp/dt, (d,).
+        q: positions, (n, d).
+        p: momenta, (n, d).
+        velocity: the spread of dq/dt, (d,).
+        force: the spread of dp/dt, (d,).
         periodic: the coordinates that are angles, which are their own unit.
     """
     centre, spread = q.mean(0), _spread(q)

@@ -1,7 +1,17 @@
 """Steps: invertible maps of phase space, symplectic unless there is friction."""
 
+from hamflow.steps.composition import (
+    COMPOSITIONS,
+    KAHAN_LI6,
+    KAHAN_LI8,
+    TRIPLE_JUMP4,
+    TRIPLE_JUMP6,
+    Composition,
+    Fractions,
+)
 from hamflow.steps.damped import Damped
 from hamflow.steps.drift import Drift
+from hamflow.steps.gauss import GaussLegendre
 from hamflow.steps.implicit import ImplicitMidpoint
 from hamflow.steps.lift import Lift
 from hamflow.steps.schemes import BLANES_MOAN4, LEAPFROG, SCHEMES, SYMPLECTIC_EULER, YOSHIDA4, YOSHIDA6, Scheme
@@ -10,13 +20,21 @@ from hamflow.steps.step import Step
 
 __all__ = [
     "BLANES_MOAN4",
+    "COMPOSITIONS",
+    "KAHAN_LI6",
+    "KAHAN_LI8",
     "LEAPFROG",
     "SCHEMES",
     "SYMPLECTIC_EULER",
+    "TRIPLE_JUMP4",
+    "TRIPLE_JUMP6",
     "YOSHIDA4",
     "YOSHIDA6",
+    "Composition",
     "Damped",
     "Drift",
+    "Fractions",
+    "GaussLegendre",
     "ImplicitMidpoint",
     "Lift",
     "Scheme",

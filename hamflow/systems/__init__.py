@@ -1,6 +1,41 @@
 """Physical systems: ground truth to simulate, and trajectories, simulated or measured, to learn from."""
 
+from hamflow.systems.bodies import NBody, ThreeBody, TwoBody
+from hamflow.systems.charged_particle import ChargedParticle, RelativisticParticle
 from hamflow.systems.derivatives import estimate_derivatives
+from hamflow.systems.double_pendulum import DoublePendulum
+from hamflow.systems.oscillators import HenonHeiles, MassSpring, Pendulum
+from hamflow.systems.system import System
 from hamflow.systems.trajectories import Trajectories
 
-__all__ = ["Trajectories", "estimate_derivatives"]
+#: Every system that ships, by name.
+SYSTEMS = {
+    system.name: system
+    for system in (
+        MassSpring,
+        Pendulum,
+        DoublePendulum,
+        HenonHeiles,
+        TwoBody,
+        ThreeBody,
+        NBody,
+        ChargedParticle,
+        RelativisticParticle,
+    )
+}
+
+__all__ = [
+    "SYSTEMS",
+    "ChargedParticle",
+    "DoublePendulum",
+    "HenonHeiles",
+    "MassSpring",
+    "NBody",
+    "Pendulum",
+    "RelativisticParticle",
+    "System",
+    "ThreeBody",
+    "Trajectories",
+    "TwoBody",
+    "estimate_derivatives",
+]
