@@ -228,6 +228,8 @@ def read_run(run: Path) -> tuple[NHF, list[str]]:
     if not run.is_dir():
         raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}, expected a folder that fit wrote")
     model = load(run)
+    if not isinstance(model, NHF):
+        raise InputError(f"{run} holds a model of dynamics, expected a density model")
     path = run / _COLUMNS
     if not path.exists():
         return model, [f"x{i}" for i in range(model.dim)]

@@ -42,8 +42,8 @@ class HNN(nn.Module):
     Args:
         dim: d, the number of degrees of freedom.
         energy: ``"separable"``, T(p) + V(q) with a network each; ``"mechanical"``, a learned constant mass and a
-            network V(q); ``"joint"``, one network H(q, p), the published form; or a :class:`Hamiltonian` of your own, whose
-            parameters are learned.
+            network V(q); ``"joint"``, one network H(q, p), the published form; or a :class:`Hamiltonian` of your own,
+            whose parameters are learned.
         widths: the hidden widths of the networks.
         periodic: the coordinates that are angles, [rad]; by default those that the trajectories name when fitting.
         friction: whether :math:`\gamma` is learned too; with it energies may decay.

@@ -47,7 +47,7 @@ def polish(model: nn.Module, x: Tensor, *, iterations: int = 200, seed: int = 0)
         return loss
 
     start = float(closure())
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     end = float(closure())
     optimizer.zero_grad(set_to_none=True)
     model.eval()
