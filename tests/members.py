@@ -34,6 +34,7 @@ from hamflow.steps import (
     COMPOSITIONS,
     LEAPFROG,
     SCHEMES,
+    TRIPLE_JUMP4,
     YOSHIDA4,
     Composition,
     Drift,
@@ -230,7 +231,7 @@ STEPS = {
         for name, fractions in COMPOSITIONS.items()
     },
     "composition_implicit": Member(
-        lambda: Composition(GaussLegendre(FunctionHamiltonian(geodesic), 1)), dim=1, n_steps=3
+        lambda: Composition(ImplicitMidpoint(RelativisticParticle()), TRIPLE_JUMP4), dim=1, n_steps=3
     ),
     "gauss1_pendulums": Member(lambda: GaussLegendre(pendulums(), 1), n_steps=20),
     "gauss2_function": Member(lambda: GaussLegendre(FunctionHamiltonian(geodesic), 2), n_steps=20),
