@@ -227,7 +227,7 @@ STEPS = {
     "implicit_learned": Member(lambda: ImplicitMidpoint(FunctionHamiltonian(shaken(Coupled()))), n_steps=20),
     **{
         # Stiff enough for the errors of order 8 to be seen.
-        f"{name}_pendulum": Member(lambda f=fractions: Composition(Splitting(Pendulum(0.5, 1.0, 25.0)), f), dim=1)
+        f"{name}_pendulum": Member(lambda f=fractions: Composition(Splitting(Pendulum(0.5, 1.0, 50.0)), f), dim=1)
         for name, fractions in COMPOSITIONS.items()
     },
     "composition_implicit": Member(
