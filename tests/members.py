@@ -43,6 +43,7 @@ from hamflow.steps import (
     LEAPFROG,
     SCHEMES,
     SYMPLECTIC_EULER,
+    TRIPLE_JUMP4,
     YOSHIDA4,
     Composition,
     Damped,
@@ -267,11 +268,11 @@ STEPS = {
     "damped_unequally": Member(lambda: Damped(Splitting(learned()), torch.tensor([0.1, 0.5]), learn=True)),
     **{
         # Stiff enough for the errors of order 8 to be seen.
-        f"{name}_pendulum": Member(lambda f=fractions: Composition(Splitting(Pendulum(0.5, 1.0, 25.0)), f), dim=1)
+        f"{name}_pendulum": Member(lambda f=fractions: Composition(Splitting(Pendulum(0.5, 1.0, 50.0)), f), dim=1)
         for name, fractions in COMPOSITIONS.items()
     },
     "composition_implicit": Member(
-        lambda: Composition(GaussLegendre(FunctionHamiltonian(geodesic), 1)), dim=1, n_steps=3
+        lambda: Composition(ImplicitMidpoint(RelativisticParticle()), TRIPLE_JUMP4), dim=1, n_steps=3
     ),
     "gauss1_pendulums": Member(lambda: GaussLegendre(pendulums(), 1), n_steps=20),
     "gauss2_function": Member(lambda: GaussLegendre(FunctionHamiltonian(geodesic), 2), n_steps=20),

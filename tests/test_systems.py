@@ -24,7 +24,6 @@ from hamflow.systems import (
     ThreeBody,
     TwoBody,
 )
-from hamflow.testing import check_drift
 from tests import members
 from tests.test_steps import Swinging, Thickening
 
@@ -120,9 +119,17 @@ def test_simulation_agrees_with_newton_and_scipy(name: str) -> None:
 @pytest.mark.parametrize("name", members.SYSTEMS)
 def test_energy_does_not_drift(name: str) -> None:
     system = members.SYSTEMS[name].make()
+    step = members.suited(system)
     q, p = system.initial_states(4, torch.Generator().manual_seed(1))
-    n_steps = 10_000 if isinstance(system, hf.SeparableHamiltonian) else 500
-    assert check_drift(members.suited(system), q, p, dt=0.1, n_steps=n_steps).largest < 1e-2
+    start, errors = system(q, p), []
+    with torch.no_grad():
+        for _ in range(1000 if isinstance(system, hf.SeparableHamiltonian) else 100):
+            q, p = step.iterate(q, p, 0.0, 0.1, 5)
+            errors.append(system(q, p) - start)
+    first, last = torch.stack(errors).abs().chunk(2)
+    # It swings about as far at the end as at the beginning, or stays within rounding.
+    assert last.max() <= max(1.5 * float(first.max()), 1e-12)
+    assert first.max() < 2e-2
 
 
 LAGRANGIANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

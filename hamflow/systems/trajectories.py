@@ -94,10 +94,12 @@ class Trajectories:
         """The time between two states.
 
         Raises:
-            InputError: the times are not evenly spaced.
+            InputError: the times are not evenly spaced, or there is one only.
         """
         gaps = self.times.double().diff(dim=-1)
-        if gaps.numel() == 0 or (gaps - gaps.mean()).abs().max() > 1e-4 * gaps.mean():
+        if gaps.numel() == 0:
+            raise InputError("there is one time only, expected two or more for a dt")
+        if (gaps - gaps.mean()).abs().max() > 1e-4 * gaps.mean():
             raise InputError(f"times are not evenly spaced: gaps from {float(gaps.min()):g} to {float(gaps.max()):g}")
         return float(gaps.mean())
 
