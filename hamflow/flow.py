@@ -17,13 +17,14 @@ from hamflow.steps.step import Step
 
 
 class PhaseFlow(TransformModule):
-    r"""``n_steps`` steps as a bijection of :math:`x = (q, p) \in \mathbb R^{2d}` with log-det exactly zero,
+    r"""``n_steps`` steps as a bijection of :math:`x = (q, p) \in \mathbb R^{2d}`, its log-det known exactly,
 
     .. math:: \Phi = S_{t_{n-1}} \circ \dots \circ S_{t_0}, \qquad t_k = k\,\Delta t, \qquad
-              \log|\det J_\Phi| = 0.
+              \log|\det J_\Phi| = -n\,\Delta t \sum_i \gamma_i ,
 
-    It is a Pyro ``TransformModule``: usable in ``TransformedDistribution``, ``ComposeTransformModule``, ``pyro.module``
-    and autoguides. Parameters are shared with the step, with :meth:`reversed` and with ``with_cache``.
+    which is zero unless the step has friction (:class:`Damped`). It is a Pyro ``TransformModule``: usable in
+    ``TransformedDistribution``, ``ComposeTransformModule``, ``pyro.module`` and autoguides. Parameters are shared with
+    the step, with :meth:`reversed` and with ``with_cache``.
 
     Args:
         step: a :class:`Step`.
@@ -81,8 +82,9 @@ class PhaseFlow(TransformModule):
         return torch.cat(move(q, p, 0.0, self.dt, self.n_steps), dim=-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Zero for every row, of shape ``x.shape[:-1]``: the steps preserve volume."""
-        return x.new_zeros(x.shape[:-1])
+        """The log-det that the step declares, of shape ``x.shape[:-1]``: zero unless it has friction."""
+        log_det = self.step.log_det(x.chunk(2, dim=-1)[0], self.dt, self.n_steps)
+        return -log_det if self.reverse else log_det
 
     def with_cache(self, cache_size: int = 1) -> PhaseFlow:
         """This flow with another cache size; the parameters are shared."""

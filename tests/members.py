@@ -16,11 +16,18 @@ from nflows.transforms import LULinear, PiecewiseRationalQuadraticCouplingTransf
 from torch import Tensor, nn
 
 from hamflow.energies import (
+    BodyKinetic,
+    BodyMasses,
     Energy,
     FunctionEnergy,
     FunctionHamiltonian,
     Hamiltonian,
+    JointHamiltonian,
     MLPPotential,
+    NewtonPotential,
+    PairEnergy,
+    PairPotential,
+    PeriodicEnergy,
     QuadraticKinetic,
     RidgePotential,
     SeparableHamiltonian,
@@ -30,13 +37,24 @@ from hamflow.interop.foreign import ForeignTransform
 from hamflow.interop.nflows import from_nflows
 from hamflow.interop.zuko import from_zuko
 from hamflow.standardize import Whitening
-from hamflow.steps import LEAPFROG, SCHEMES, YOSHIDA4, Drift, ImplicitMidpoint, Lift, Splitting, Step
+from hamflow.steps import (
+    LEAPFROG,
+    SCHEMES,
+    SYMPLECTIC_EULER,
+    YOSHIDA4,
+    Damped,
+    Drift,
+    ImplicitMidpoint,
+    Lift,
+    Splitting,
+    Step,
+)
 
 # Written like this, after the line above, zuko is imported with the checks of torch's distributions left on.
 from zuko.flows import NSF  # isort: skip
 
 #: Classes that only say what a family promises.
-ABSTRACT = {Energy, Hamiltonian, Step, ForeignTransform}
+ABSTRACT = {Energy, Hamiltonian, PairEnergy, Step, ForeignTransform}
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,20 @@ def learned(structure: str = "diagonal") -> SeparableHamiltonian:
     return shaken(
         SeparableHamiltonian(QuadraticKinetic(2, structure=structure, learn=True), MLPPotential(2, widths=(8, 8)))
     )
+
+
+def angles(dim: int, periodic: tuple[int, ...]) -> PeriodicEnergy:
+    return PeriodicEnergy(shaken(MLPPotential(dim + len(periodic), widths=(8, 6))), periodic, dim)
+
+
+def body_masses() -> BodyMasses:
+    return BodyMasses(3, torch.tensor([0.5, 1.0, 2.0]), learn=True)
+
+
+def bodies() -> SeparableHamiltonian:
+    """Three bodies in the plane; kinetic and potential energy share the learned masses."""
+    masses = body_masses()
+    return SeparableHamiltonian(BodyKinetic(3, 2, masses=masses), NewtonPotential(3, 2, masses=masses, softening=1.0))
 
 
 def geodesic(q: Tensor, p: Tensor) -> Tensor:
@@ -146,10 +178,16 @@ ENERGIES = {
     "ridge_sine": Member(lambda: shaken(RidgePotential(1, width=8, activation="sine")), dim=1),
     "ridge_layered": Member(lambda: shaken(RidgePotential(2, width=4, layers=3, spacing=0.1))),
     "mlp": Member(lambda: shaken(MLPPotential(3, widths=(8, 6))), dim=3),
+    "mlp_orthogonal": Member(lambda: MLPPotential(3, widths=(8, 6), init="orthogonal"), dim=3),
     "mlp_layered": Member(lambda: shaken(MLPPotential(2, widths=(8,), layers=3, spacing=0.1))),
     "function": Member(lambda: FunctionEnergy(double_well)),
     "function_module": Member(lambda: FunctionEnergy(Bowl())),
     "sum": Member(lambda: FunctionEnergy(double_well) + shaken(RidgePotential(2, width=4))),
+    "periodic": Member(lambda: angles(3, periodic=(2, 0)), dim=3),
+    "bodies_kinetic": Member(lambda: BodyKinetic(3, 2, masses=body_masses()), dim=6),
+    "pairs_learned": Member(lambda: shaken(PairPotential(3, 2, widths=(8,), masses=body_masses())), dim=6),
+    "pairs_newton": Member(lambda: NewtonPotential(3, 2, masses=body_masses(), gravity=0.5), dim=6),
+    "pairs_softened": Member(lambda: NewtonPotential(2, 1, softening=0.3)),
 }
 
 HAMILTONIANS = {
@@ -158,6 +196,9 @@ HAMILTONIANS = {
     "learned_full_mass": Member(lambda: learned("full")),
     "function": Member(lambda: FunctionHamiltonian(geodesic)),
     "function_module": Member(lambda: FunctionHamiltonian(shaken(Coupled()))),
+    "joint": Member(lambda: JointHamiltonian(shaken(MLPPotential(4, widths=(8, 6))))),
+    "joint_periodic": Member(lambda: JointHamiltonian(angles(4, periodic=(1,)))),
+    "bodies": Member(bodies, dim=6),
 }
 
 STEPS = {
@@ -170,6 +211,13 @@ STEPS = {
     "yoshida4_layered": Member(lambda: Splitting(layered(), YOSHIDA4), dt=0.25, n_steps=8),
     "implicit_pendulums": Member(lambda: ImplicitMidpoint(pendulums())),
     "implicit_learned": Member(lambda: ImplicitMidpoint(FunctionHamiltonian(shaken(Coupled()))), n_steps=20),
+    "implicit_joint": Member(lambda: ImplicitMidpoint(HAMILTONIANS["joint_periodic"].make()), n_steps=3),
+    "leapfrog_bodies": Member(lambda: Splitting(bodies()), dim=6),
+    "damped_euler": Member(lambda: Damped(Splitting(pendulums(), SYMPLECTIC_EULER), 0.3)),
+    "damped_leapfrog": Member(lambda: Damped(Splitting(pendulums()), 0.3, learn=True)),
+    "damped_yoshida4": Member(lambda: Damped(Splitting(learned("full"), YOSHIDA4), 0.1)),
+    "damped_twice": Member(lambda: Damped(Damped(Splitting(pendulums()), 0.1), 0.2)),
+    "damped_unequally": Member(lambda: Damped(Splitting(learned()), torch.tensor([0.1, 0.5]), learn=True)),
     "drift": Member(lambda: Drift(learned("full").kinetic)),
     # A lift integrates nothing: repeated a hundred times an expanding map only magnifies rounding.
     "lift_affine": Member(lambda: Lift(pyro_coupling(pyro_transforms.affine_coupling)), n_steps=3),
@@ -185,6 +233,8 @@ FLOWS = {
     "reversed": Member(lambda: shaken(hamiltonian(4)).reversed(), dim=4),
     "function": Member(lambda: PhaseFlow(STEPS["leapfrog_function"].make(), n_steps=3), dim=4),
     "implicit": Member(lambda: PhaseFlow(STEPS["implicit_pendulums"].make(), n_steps=2), dim=4),
+    "damped": Member(lambda: PhaseFlow(STEPS["damped_leapfrog"].make(), n_steps=3), dim=4),
+    "damped_reversed": Member(lambda: PhaseFlow(STEPS["damped_unequally"].make(), n_steps=3, reverse=True), dim=4),
     "lift": Member(lambda: PhaseFlow(STEPS["lift_nflows"].make()), dim=4),
     "whitening": Member(whitening, dim=3),
     "nflows": Member(lambda: from_nflows(nflows_spline(3)), dim=3),

@@ -8,7 +8,9 @@ from hamflow.energies import (
     FunctionEnergy,
     FunctionHamiltonian,
     Hamiltonian,
+    JointHamiltonian,
     MLPPotential,
+    PeriodicEnergy,
     QuadraticKinetic,
     RidgePotential,
     SeparableHamiltonian,
@@ -92,6 +94,67 @@ def test_gradient_is_differentiable_in_the_parameters_of_a_users_function() -> N
     assert weight.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("init", ["scaled", "orthogonal"])
+def test_parameter_gradient_of_a_loss_is_that_of_double_backward(init: str, float64: torch.dtype) -> None:
+    hamiltonian = JointHamiltonian(MLPPotential(4, widths=(20, 30, 20), init=init))
+    q, p, q_dot, p_dot = torch.randn(4, 50, 2)
+
+    def flow_loss(dq: torch.Tensor, dp: torch.Tensor) -> torch.Tensor:
+        return ((dp - q_dot) ** 2 + (dq + p_dot) ** 2).sum(-1).mean()
+
+    leaves = (q.clone().requires_grad_(), p.clone().requires_grad_())
+    twice = torch.autograd.grad(hamiltonian(*leaves).sum(), leaves, create_graph=True)
+    closed = hamiltonian.gradient(q, p)
+    torch.testing.assert_close(closed, twice, rtol=1e-12, atol=1e-12)
+    parameters = list(hamiltonian.parameters())
+    expected = torch.autograd.grad(flow_loss(*twice), parameters)
+    found = torch.autograd.grad(flow_loss(*closed), parameters)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_orthogonal_start() -> None:
+    energy = MLPPotential(2, widths=(20, 20), init="orthogonal", layers=2)
+    for k in range(2):
+        torch.testing.assert_close(energy.weights[0][k].T @ energy.weights[0][k], torch.eye(2))
+        torch.testing.assert_close(energy.weights[1][k] @ energy.weights[1][k].T, torch.eye(20))
+        torch.testing.assert_close(energy.readout[k].norm(), torch.tensor(1.0))
+        assert 0 < float(energy.biases[1][k].detach().abs().max()) <= 20**-0.5
+
+
+def test_joint_hamiltonian_is_its_energy(float64: torch.dtype) -> None:
+    energy = FunctionEnergy(lambda x: x[..., 0] ** 2 * x[..., 2] + x[..., 1] * x[..., 3] ** 3)
+    q, p = torch.tensor([[2.0, 3.0]]), torch.tensor([[5.0, 7.0]])
+    joint = JointHamiltonian(energy)
+    assert joint(q, p).item() == 4 * 5 + 3 * 343
+    dq, dp = joint.gradient(q, p)
+    torch.testing.assert_close((dq, dp), (torch.tensor([[20.0, 343.0]]), torch.tensor([[4.0, 441.0]])))
+
+
+@pytest.mark.parametrize("turns", [(1, 0, 0), (0, 0, -3), (2, 0, 5)])
+def test_angles_have_period_two_pi(turns: tuple[int, ...], float64: torch.dtype) -> None:
+    energy = shaken(PeriodicEnergy(MLPPotential(5, widths=(16, 16)), periodic=(2, 0), dim=3))
+    x = torch.randn(20, 3)
+    turned = x + 2 * torch.pi * torch.tensor(turns)
+    torch.testing.assert_close(energy(turned), energy(x), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(energy.gradient(turned), energy.gradient(x), rtol=1e-13, atol=1e-13)
+    assert (energy(x + torch.tensor([0.0, 2 * torch.pi, 0.0])) - energy(x)).abs().min() > 1e-3
+
+
+def test_angles_come_before_the_rest(float64: torch.dtype) -> None:
+    seen = FunctionEnergy(lambda f: f @ torch.tensor([1.0, 10.0, 100.0, 1000.0, 1e4]))
+    x = torch.tensor([0.1, 0.2, 0.3])
+    expected = x[0].cos() + 10 * x[2].cos() + 100 * x[0].sin() + 1000 * x[2].sin() + 1e4 * x[1]
+    torch.testing.assert_close(PeriodicEnergy(seen, (0, 2), 3)(x), expected)
+
+
+def test_pendulum_as_a_joint_hamiltonian_of_an_angle(float64: torch.dtype) -> None:
+    inner = FunctionEnergy(lambda f: 3 * (1 - f[..., 0]) + f[..., 2] ** 2)
+    joint = JointHamiltonian(PeriodicEnergy(inner, periodic=(0,), dim=2))
+    q, p = torch.randn(9, 1), torch.randn(9, 1)
+    torch.testing.assert_close(joint.gradient(q, p), (3 * q.sin(), 2 * p))
+    torch.testing.assert_close(joint(q + 2 * torch.pi, p), joint(q, p))
+
+
 REFUSALS = {
     "mass_sign": (lambda: QuadraticKinetic(2, mass=-1.0), "mass = -1.0, expected a positive"),
     "mass_nan": (lambda: QuadraticKinetic(2, mass=float("nan")), "mass = nan"),
@@ -107,6 +170,20 @@ REFUSALS = {
     "sum": (lambda: SumEnergy(), "terms is empty"),
     "kinetic": (lambda: SeparableHamiltonian(lambda p: p, RidgePotential(2)), "kinetic is a function"),  # type: ignore[arg-type]
     "value": (lambda: FunctionEnergy(lambda q: q)(torch.ones(5, 2)), r"shape \(5, 2\).*expected \(5,\)"),
+    "init": (lambda: MLPPotential(2, init="zero"), "init = 'zero', expected one of 'scaled'"),
+    "joint": (lambda: JointHamiltonian(torch.nn.Linear(2, 1)), "energy is a Linear, expected an Energy"),  # type: ignore[arg-type]
+    "joint_shapes": (
+        lambda: JointHamiltonian(MLPPotential(3))(torch.ones(5, 2), torch.ones(5, 1)),
+        r"p has shape \(5, 1\), expected that of q, \(5, 2\)",
+    ),
+    "periodic": (lambda: PeriodicEnergy(lambda q: q, (0,), 1), "energy is a function"),  # type: ignore[arg-type]
+    "periodic_range": (lambda: PeriodicEnergy(MLPPotential(3), (2,), 2), r"periodic = \(2,\), .*from 0 to 1"),
+    "periodic_twice": (lambda: PeriodicEnergy(MLPPotential(4), (0, 0), 2), r"periodic = \(0, 0\), expected different"),
+    "periodic_none": (lambda: PeriodicEnergy(MLPPotential(2), (), 2), r"periodic = \(\), expected different"),
+    "periodic_dim": (
+        lambda: PeriodicEnergy(MLPPotential(3), (0,), 2)(torch.ones(5, 3)),
+        r"x has shape \(5, 3\), expected \(\*batch, 2\)",
+    ),
     "hamiltonian": (
         lambda: FunctionHamiltonian(lambda q, p: q * p)(torch.ones(5, 2), torch.ones(5, 2)),
         r"shape \(5, 2\).*expected \(5,\)",

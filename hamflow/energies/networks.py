@@ -98,6 +98,8 @@ class MLPPotential(Energy):
     Args:
         dim: d, the number of inputs.
         widths: the hidden widths.
+        init: ``"scaled"``, Gaussian weights and a small readout, or ``"orthogonal"``, orthogonal weights of gain 1, the
+            readout included, and uniform biases, as published for Hamiltonian Neural Networks.
         layers, spacing: see :class:`Energy`.
 
     Raises:
@@ -113,19 +115,38 @@ class MLPPotential(Energy):
         torch.Size([7, 2])
     """
 
-    def __init__(self, dim: int, widths: Sequence[int] = (64, 64), *, layers: int = 1, spacing: float = 1.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        widths: Sequence[int] = (64, 64),
+        *,
+        init: str = "scaled",
+        layers: int = 1,
+        spacing: float = 1.0,
+    ) -> None:
         super().__init__(layers=layers, spacing=spacing)
         check_positive("dim", dim, integer=True)
         if not widths:
             raise InputError("widths is empty, expected at least one hidden width")
         for width in widths:
             check_positive("widths", width, integer=True)
+        check_choice("init", init, ("scaled", "orthogonal"))
         sizes = [dim, *widths]
         self.weights = nn.ParameterList(
             torch.randn(layers, after, before) / math.sqrt(before) for before, after in pairwise(sizes)
         )
         self.biases = nn.ParameterList(torch.zeros(layers, after) for after in sizes[1:])
         self.readout = nn.Parameter(torch.randn(layers, sizes[-1]) * (0.1 / math.sqrt(sizes[-1])))
+        if init == "orthogonal":
+            self._make_orthogonal()
+
+    def _make_orthogonal(self) -> None:
+        for k in range(self.layers):
+            for weight, bias in zip(self.weights, self.biases, strict=True):
+                nn.init.orthogonal_(weight[k])
+                bound = 1 / math.sqrt(weight.shape[-1])
+                nn.init.uniform_(bias[k], -bound, bound)
+            nn.init.orthogonal_(self.readout[k : k + 1])
 
     def _hidden(self, x: Tensor, k: int) -> list[Tensor]:
         states = []

@@ -1,5 +1,6 @@
-"""Steps: invertible, volume-preserving maps of phase space."""
+"""Steps: invertible maps of phase space, symplectic unless there is friction."""
 
+from hamflow.steps.damped import Damped
 from hamflow.steps.drift import Drift
 from hamflow.steps.implicit import ImplicitMidpoint
 from hamflow.steps.lift import Lift
@@ -14,6 +15,7 @@ __all__ = [
     "SYMPLECTIC_EULER",
     "YOSHIDA4",
     "YOSHIDA6",
+    "Damped",
     "Drift",
     "ImplicitMidpoint",
     "Lift",

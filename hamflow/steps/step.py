@@ -1,7 +1,8 @@
-"""The contract on which everything stands: an invertible, volume-preserving map of phase space."""
+"""The contract on which everything stands: an invertible map of phase space of known volume change, mostly none."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
@@ -16,11 +17,15 @@ class Step(nn.Module):
 
     Attributes:
         order: the order of accuracy in dt, or None for a map that integrates no equation of motion.
+        damping: the friction :math:`\gamma` of :math:`\dot p = -\partial H / \partial q - \gamma p`, a number or a
+            tensor of shape () or (d,); 0 for a symplectic step. With friction :math:`\log|\det J| = -\Delta t \sum_i
+            \gamma_i`, and :math:`J^\top \Omega J = e^{-\gamma \Delta t} \Omega` where all coordinates have one.
         tolerance: how far the map may miss its promises: 0 for an explicit step (rounding only), the tolerance of the
             solver for an implicit one.
     """
 
     order: int | None = None
+    damping: float | Tensor = 0.0
     tolerance: float = 0.0
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:
@@ -44,3 +49,11 @@ class Step(nn.Module):
         for k in reversed(range(n_steps)):
             q, p = self.inverse(q, p, t + k * dt, dt)
         return q, p
+
+    def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
+        """The log absolute determinant of the Jacobian of ``n_steps`` steps from (q, p), (*batch, d) -> (*batch,).
+
+        It is a constant, and zero without friction.
+        """
+        rates = torch.as_tensor(self.damping, dtype=q.dtype, device=q.device) * dt
+        return -n_steps * rates.expand(q.shape).sum(-1)

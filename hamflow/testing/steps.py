@@ -34,14 +34,15 @@ class StepReport:
 
     Attributes:
         round_trip: relative error of the inverse after the forward map, and of the forward map after the inverse.
-        symplecticity: the largest entry of J' Omega J - Omega.
-        log_det: the largest absolute log-determinant of the Jacobian.
+        symplecticity: the largest entry of J' Omega J - c Omega, where c is 1 without friction and exp(-gamma dt) with;
+            None where the friction differs between coordinates and no such multiple is promised.
+        log_det: the largest difference between ``log_det`` and the log-determinant of the Jacobian.
         order: the slope of log error against log dt, or None where it has no meaning.
         gradient: relative difference between derivatives (states and parameters) and finite differences.
     """
 
     round_trip: float
-    symplecticity: float
+    symplecticity: float | None
     log_det: float
     order: float | None
     gradient: float
@@ -73,6 +74,9 @@ def check_step(
     seed: int = 0,
 ) -> StepReport:
     r"""Check a step: its inverse, :math:`J^\top \Omega J = \Omega`, :math:`\log|\det J| = 0`, order and derivatives.
+
+    With friction the right-hand sides are :math:`e^{-\gamma \Delta t}\,\Omega`, for one :math:`\gamma`, and the
+    log-determinant that the step declares.
 
     The order is measured against SciPy's DOP853, where ``step.order`` is not None, a Hamiltonian is at hand and no
     energy is layered; the energies must be smooth.
@@ -142,10 +146,17 @@ def check_step(
 
     omega = torch.kron(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), torch.eye(dim)).to(states)
     jacobians = torch.stack([jacobian(once, z) for z in states.reshape(-1, 2 * dim)])
-    symplecticity = float((jacobians.mT @ omega @ jacobians - omega).abs().max())
-    require("largest entry of J' Omega J - Omega", symplecticity, allowed or SYMPLECTICITY)
-    log_det = float(torch.linalg.slogdet(jacobians).logabsdet.abs().max())
-    require("log-determinant of the Jacobian", log_det, allowed or LOG_DET)
+    symplecticity = None
+    damping = torch.as_tensor(step.damping).detach().to(states)
+    if damping.ndim == 0:
+        multiple = float((-damping * dt).exp())
+        symplecticity = float((jacobians.mT @ omega @ jacobians - multiple * omega).abs().max())
+        what = "largest entry of J' Omega J - " + ("exp(-gamma dt) " if multiple != 1 else "") + "Omega"
+        require(what, symplecticity, allowed or SYMPLECTICITY)
+    declared = step.log_det(states.chunk(2, -1)[0], dt).detach()
+    require_shape("log_det", declared, states.shape[:-1])
+    log_det = float((torch.linalg.slogdet(jacobians).logabsdet - declared.flatten()).abs().max())
+    require("log-determinant of the Jacobian against log_det", log_det, allowed or LOG_DET)
     gradient = gradient_error(step, lambda z: run(z, few), (states,), generator)
     require("derivatives against finite differences", gradient, max(GRADIENT, 1e4 * step.tolerance))
 
@@ -174,7 +185,7 @@ def measure_order(step: Step, hamiltonian: Hamiltonian, states: Tensor, *, durat
     def slope(t: float, flat: np.ndarray) -> np.ndarray:
         q, p = torch.as_tensor(flat).to(states).view_as(states).chunk(2, -1)
         dq, dp = hamiltonian.gradient(q, p, t)
-        return torch.cat((dp, -dq), -1).flatten().cpu().numpy()
+        return torch.cat((dp, -dq - step.damping * p), -1).flatten().cpu().numpy()
 
     with torch.no_grad():
         start = states.flatten().cpu().numpy()
