@@ -1,7 +1,12 @@
 """The solar system of DE421: units, frame and order of the bodies, held against what is known of them."""
 
 import builtins
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +16,8 @@ import torch
 from hamflow import InputError
 from hamflow.systems import load_solar_system
 from hamflow.systems.solar_system import AU_KM, BODIES, GM_SUN, SUN_OVER_PLANET, YEAR_DAYS
+
+ROOT = Path(__file__).parent.parent
 
 #: Sidereal periods in days, from almanacs.
 PERIODS = {"mercury": 87.969, "venus": 224.701, "earth": 365.256, "mars": 686.98, "jupiter": 4332.6, "saturn": 10759.0}
@@ -100,3 +107,32 @@ def test_missing_package_says_how_to_install(package: str, monkeypatch: pytest.M
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=rf"package {package}; .*pip install 'hamflow\[solar\]'"):
         load_solar_system()
+
+
+def test_experiment_recovers_masses_and_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    script = str(ROOT / "experiments" / "solar_system.py")
+    command = [sys.executable, script, "--quick", "--out", str(out), "--cases", "jupiter", "saturn"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    first = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert first.returncode == 0, first.stderr
+    rows = json.loads((out / "metrics.json").read_text())
+    value = {(row["case"], row["model"], row["metric"]): row["value"] for row in rows}
+    for planet in ("jupiter", "saturn"):
+        for model in ("newton", "pairs"):
+            assert value[planet, model, "mass_relative_error"] < 1e-4
+            assert value[planet, model, "position_error_km"] < 0.01 * value[planet, "kepler", "position_error_km"]
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "table.md", "errors.png", "law.png"}
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert "6 of 6 runs are finished already" in again.stderr
+    assert json.loads((out / "metrics.json").read_text()) == rows
+
+
+def test_pair_network_has_the_slope_of_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import solar_fit
+
+    law = solar_fit.pairs(width=4).step.hamiltonian.potential
+    r = torch.linspace(0.3, 40, 30, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(law.profile(r).sum(), r)
+    assert torch.allclose(law.slope(r), slope, rtol=1e-10)
