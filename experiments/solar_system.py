@@ -29,7 +29,8 @@ at the start of 1990 is then rolled to 2020 and held against the same ephemeris.
 
 - newton: V = - sum m_i m_j / r_ij with nine unknown masses; they start at 3e-4 AU^3/day^2 for the Sun and 1e-5 of that
   for every planet.
-- pairs: V = sum m_i m_j phi(r_ij), phi a network of the distance, masses unknown; the law is not given.
+- pairs: V = sum m_i m_j phi(r_ij), phi = -exp(a + b log r + network(log r)); a, b, the network and the masses are
+  learned. Every power law has this form with a network of zero; it begins near the exponent -1/2, the network not zero.
 - kepler: each planet with the Sun alone, from the same state, with the masses that the ephemeris used.
 
 Learning: sixth-order steps roll windows of days to weeks from the given states; damped Gauss-Newton steps on the misses
