@@ -198,6 +198,8 @@ def _mean_of(rows: list[Row], name: str) -> float | None:
 def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return ""
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.2e}"
     return f"{value:.{digits + (0 < abs(value) < 0.1)}f}"
 
 

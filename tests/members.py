@@ -66,7 +66,6 @@ from hamflow.systems import (
     ThreeBody,
     TwoBody,
 )
-from hamflow.systems.bodies import BodiesKinetic, PairAttraction
 
 # Written like this, after the line above, zuko is imported with the checks of torch's distributions left on.
 from zuko.flows import NSF  # isort: skip
@@ -207,8 +206,6 @@ ENERGIES = {
     "function": Member(lambda: FunctionEnergy(double_well)),
     "function_module": Member(lambda: FunctionEnergy(Bowl())),
     "function_closed_form": Member(lambda: FunctionEnergy(lambda q: -q.cos().sum(-1), lambda q: q.sin())),
-    "bodies_kinetic": Member(lambda: BodiesKinetic((0.5, 2.0), 3), dim=6),
-    "pair_attraction": Member(lambda: PairAttraction((0.5, 2.0, 1.0), 1.5, 0.1, 2), dim=6),
     "sum": Member(lambda: FunctionEnergy(double_well) + shaken(RidgePotential(2, width=4))),
     "periodic": Member(lambda: angles(3, periodic=(2, 0)), dim=3),
     "bodies_kinetic": Member(lambda: BodyKinetic(3, 2, masses=body_masses()), dim=6),

@@ -17,7 +17,7 @@ class BodyMasses(nn.Module):
 
     Args:
         bodies: the number of bodies.
-        masses: the initial masses, a number or a tensor of shape (bodies,), [mass].
+        masses: the initial masses, a number or a tensor of shape (bodies,), whose dtype is kept, [mass].
         learn: whether the masses are a parameter.
 
     Raises:
@@ -34,7 +34,8 @@ class BodyMasses(nn.Module):
     def __init__(self, bodies: int, masses: float | Tensor = 1.0, *, learn: bool = False) -> None:
         super().__init__()
         check_positive("bodies", bodies, integer=True)
-        start = torch.as_tensor(masses, dtype=torch.get_default_dtype())
+        precise = isinstance(masses, Tensor) and masses.is_floating_point()
+        start = torch.as_tensor(masses, dtype=None if precise else torch.get_default_dtype())
         if start.shape not in ((), (bodies,)) or not ((start > 0) & start.isfinite()).all():
             raise InputError(
                 f"masses = {masses!r}, expected a positive number or a positive tensor of shape ({bodies},)"
@@ -96,4 +97,4 @@ class BodyKinetic(Energy):
 
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The velocities p_i / m_i, (*batch, bodies * space) -> (*batch, bodies * space)."""
-        return x / self.masses().repeat_interleave(self.space)
+        return x / self.masses().to(x).repeat_interleave(self.space)

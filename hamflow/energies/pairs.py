@@ -66,12 +66,12 @@ class PairEnergy(Energy):
     def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, bodies * space) -> (*batch,)."""
         _, rho = self._separations(x)
-        return self.profile(rho) @ self._weights()
+        return self.profile(rho) @ self._weights(x)
 
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, bodies * space) -> (*batch, bodies * space)."""
         separation, rho = self._separations(x)
-        pulls = (self._weights() * self.slope(rho) / rho).unsqueeze(-1) * separation
+        pulls = (self._weights(x) * self.slope(rho) / rho).unsqueeze(-1) * separation
         zero = pulls.new_zeros(*x.shape[:-1], self.bodies, self.space)
         # What one body gains the other loses, to the last bit of each pair: momentum is conserved to rounding.
         return zero.index_add(-2, self.first, pulls).index_add(-2, self.second, pulls, alpha=-1).flatten(-2)
@@ -87,8 +87,8 @@ class PairEnergy(Energy):
         separation = places.index_select(-2, self.first) - places.index_select(-2, self.second)
         return separation, (separation.square().sum(-1) + self.softening**2).sqrt()
 
-    def _weights(self) -> Tensor:
-        masses = self.masses()
+    def _weights(self, x: Tensor) -> Tensor:
+        masses = self.masses().to(x)
         return masses[self.first] * masses[self.second]
 
 

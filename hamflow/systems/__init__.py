@@ -4,7 +4,9 @@ from hamflow.systems.bodies import NBody, ThreeBody, TwoBody
 from hamflow.systems.charged_particle import ChargedParticle, RelativisticParticle
 from hamflow.systems.derivatives import estimate_derivatives
 from hamflow.systems.double_pendulum import DoublePendulum
+from hamflow.systems.measured import load_double_pendulum, load_experimental_pendulum, load_pendulum, load_spring
 from hamflow.systems.oscillators import HenonHeiles, MassSpring, Pendulum
+from hamflow.systems.solar_system import load_solar_system
 from hamflow.systems.system import System
 from hamflow.systems.trajectories import Trajectories
 
@@ -38,4 +40,9 @@ __all__ = [
     "Trajectories",
     "TwoBody",
     "estimate_derivatives",
+    "load_double_pendulum",
+    "load_experimental_pendulum",
+    "load_pendulum",
+    "load_solar_system",
+    "load_spring",
 ]

@@ -7,76 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hamflow.energies.hamiltonian import Energy, SeparableHamiltonian, Time
+from hamflow.energies import BodyKinetic, BodyMasses, NewtonPotential, SeparableHamiltonian
 from hamflow.errors import InputError, check_positive, is_number
 from hamflow.systems.sampling import Range, uniform
 from hamflow.systems.system import System, numbers, units_of
-
-
-class BodiesKinetic(Energy):
-    r"""The kinetic energy of point masses, :math:`T = \sum_i \lVert p_i \rVert^2 / (2 m_i)`.
-
-    Args:
-        masses: of the bodies, in the order in which p holds them.
-        space: the number of coordinates of each.
-    """
-
-    def __init__(self, masses: Sequence[float], space: int) -> None:
-        super().__init__()
-        self.inverse = tuple(1 / mass for mass in masses for _ in range(space))
-
-    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
-        """The energy, (*batch, bodies * space) -> (*batch,)."""
-        return 0.5 * (x * self.gradient(x, t)).sum(-1)
-
-    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
-        """The velocities, (*batch, bodies * space)."""
-        return x * x.new_tensor(self.inverse)
-
-
-class PairAttraction(Energy):
-    r"""Gravity between all pairs, softened at short distance so that bodies may pass through each other,
-
-    .. math:: V = -\sum_{i < j} \frac{G\, m_i m_j}{\sqrt{\lVert x_i - x_j \rVert^2 + \epsilon^2}}.
-
-    Args:
-        masses: of the bodies, in the order in which q holds them.
-        gravity: G.
-        softening: :math:`\epsilon`, a length.
-        space: the number of coordinates of each.
-    """
-
-    def __init__(self, masses: Sequence[float], gravity: float, softening: float, space: int) -> None:
-        super().__init__()
-        count = len(masses)
-        pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
-        self.shape = (count, space)
-        self.softening = softening
-        self.strengths = tuple(gravity * masses[i] * masses[j] for i, j in pairs)
-        # Buffers, because indices have to move to the device; they have no dtype to lose digits by.
-        self.register_buffer("first", torch.tensor([i for i, _ in pairs]), persistent=False)
-        self.register_buffer("second", torch.tensor([j for _, j in pairs]), persistent=False)
-
-    first: Tensor
-    second: Tensor
-
-    def _separations(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        positions = x.unflatten(-1, self.shape)
-        apart = positions[..., self.first.to(x.device), :] - positions[..., self.second.to(x.device), :]
-        return apart, (apart**2).sum(-1) + self.softening**2
-
-    def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
-        """The energy, (*batch, bodies * space) -> (*batch,)."""
-        _, squared = self._separations(x)
-        return -(x.new_tensor(self.strengths) * squared.rsqrt()).sum(-1)
-
-    def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
-        """The gradient, (*batch, bodies * space)."""
-        apart, squared = self._separations(x)
-        pulls = (x.new_tensor(self.strengths) * squared**-1.5).unsqueeze(-1) * apart
-        total = torch.zeros_like(x).unflatten(-1, self.shape)
-        total = total.index_add(-2, self.first.to(x.device), pulls)
-        return total.index_add(-2, self.second.to(x.device), pulls, alpha=-1).flatten(-2)
 
 
 class NBody(System, SeparableHamiltonian):
@@ -124,7 +58,12 @@ class NBody(System, SeparableHamiltonian):
             raise InputError(f"softening = {softening!r}, expected a length, 0 or more")
         if space not in (2, 3):
             raise InputError(f"space = {space!r}, expected 2 or 3")
-        super().__init__(BodiesKinetic(masses, space), PairAttraction(masses, gravity, softening, space))
+        # In double precision, so that no digit of the masses is lost; the energies follow the states they are given.
+        shared = BodyMasses(len(masses), torch.tensor(masses, dtype=torch.float64))
+        super().__init__(
+            BodyKinetic(len(masses), space, masses=shared),
+            NewtonPotential(len(masses), space, gravity=gravity, masses=shared, softening=softening),
+        )
         self.masses = masses
         self.space = int(space)
         self.dim = len(masses) * self.space
