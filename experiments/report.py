@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -125,7 +126,10 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric of one model on one case, over all seeds."""
+    """One metric of one model on one case, over all seeds.
+
+    The centre is the mean; where the rows ask for it by "summary": "median" it is the median, with its range.
+    """
 
     case: str
     model: str
@@ -140,10 +144,11 @@ class Figure:
     bar: float | None
     stretch: float | None
     given_verdict: str | None
+    extremes: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str:
-        """Where the mean stands against the bar and the stretch, unless the rows bring a verdict."""
+        """Where the centre stands against the bar and the stretch, unless the rows bring a verdict."""
         if self.given_verdict is not None:
             return self.given_verdict
         if self.bar is None:
@@ -157,7 +162,10 @@ class Figure:
 
     @property
     def shown(self) -> str:
-        """Mean and standard error as text."""
+        """Mean and standard error, or median and range, as text."""
+        if self.extremes is not None:
+            low, high = self.extremes
+            return f"{_number(self.mean)} (median; {_number(low)} to {_number(high)})"
         return _number(self.mean) + ("" if math.isnan(self.error) else f" ± {_number(self.error)}")
 
 
@@ -168,8 +176,11 @@ def summarise(rows: Iterable[Row]) -> list[Figure]:
         groups.setdefault((row["case"], row["model"], row["metric"]), []).append(row)
     figures = []
     for (case, model, metric), group in groups.items():
-        mean, error = mean_and_error(row["value"] for row in group)
-        first = group[0]
+        first, values = group[0], [row["value"] for row in group]
+        mean, error = mean_and_error(values)
+        extremes = None
+        if first.get("summary") == "median":
+            mean, error, extremes = statistics.median(values), math.nan, (min(values), max(values))
         figures.append(
             Figure(
                 case,
@@ -185,6 +196,7 @@ def summarise(rows: Iterable[Row]) -> list[Figure]:
                 first.get("bar"),
                 first.get("stretch"),
                 first.get("verdict"),
+                extremes,
             )
         )
     return figures
