@@ -140,7 +140,7 @@ def _drift(model: HNN, path: Trajectories) -> str:
     energies = torch.cat([model.energy(q, p) for q, p in states]).reshape(path.n, path.n_times).T
     largest = float((energies - energies[0]).abs().max())
     if model.config["friction"]:
-        friction = f"{float(model.friction):.4g} per unit of time"
+        friction = f"{model.friction.item():.4g} per unit of time"
         return f"energy: it changes by up to {largest:.3g}; friction takes it, {friction}"
     if path.n_times < _FEWEST:
         return f"energy: it changes by up to {largest:.3g}; a trend needs {_FEWEST} states or more"

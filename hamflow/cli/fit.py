@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,10 +37,16 @@ def _signature(model: type[NHF] | type[HNN]) -> dict[str, Any]:
 _NHF, _HNN = _signature(NHF), _signature(HNN)
 
 
-def _option(name: str, help: str | None = None, **limits: Any) -> Any:
+def _option(
+    name: str, help: str | None = None, *, of: Sequence[Mapping[str, Any]] = (_NHF, _HNN), **limits: Any
+) -> Any:
     # An option that is left out is not passed on, so that each model's own default holds; here it is only shown.
-    shown = [str(defaults[name]) for defaults in (_NHF, _HNN) if name in defaults and name != "scheme"]
-    return typer.Option(help=help, show_default="; hnn: ".join(dict.fromkeys(shown)), **limits)
+    shown = dict.fromkeys(_shown(defaults[name]) for defaults in of)
+    return typer.Option(help=help, show_default="; hnn: ".join(shown), **limits)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
 
 
 def fit(
@@ -56,18 +62,24 @@ def fit(
     ] = Model.nhf,
     columns: Annotated[str | None, typer.Option(help="nhf: the columns to use, as in a,b,c; all without.")] = None,
     key: Key = None,
-    particles: Annotated[int | None, _option("particles", "nhf: particles of the training bound.", min=1)] = None,
-    n_steps: Annotated[int | None, _option("n_steps", "nhf: Hamiltonian steps.", min=1)] = None,
-    width: Annotated[int | None, _option("width", "nhf: ridges of each potential.", min=1)] = None,
-    energy: Annotated[str | None, _option("energy", f"hnn: {', '.join(ENERGIES)}.")] = None,
-    widths: Annotated[str | None, _option("widths", "hnn: the hidden widths of its networks, as in 64,64.")] = None,
-    learn_from: Annotated[str | None, _option("learn_from", "hnn: derivatives, states or auto.")] = None,
+    particles: Annotated[
+        int | None, _option("particles", of=[_NHF], help="nhf: particles of the training bound.", min=1)
+    ] = None,
+    n_steps: Annotated[int | None, _option("n_steps", of=[_NHF], help="nhf: Hamiltonian steps.", min=1)] = None,
+    width: Annotated[int | None, _option("width", of=[_NHF], help="nhf: ridges of each potential.", min=1)] = None,
+    energy: Annotated[str | None, _option("energy", of=[_HNN], help=f"hnn: {', '.join(ENERGIES)}.")] = None,
+    widths: Annotated[
+        str | None, _option("widths", of=[_HNN], help="hnn: the hidden widths of its networks, as in 64,64.")
+    ] = None,
+    learn_from: Annotated[
+        str | None, _option("learn_from", of=[_HNN], help="hnn: derivatives, states or auto.")
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="hnn: of the states, a standard deviation; without, what the file says.")
     ] = None,
-    window: Annotated[int | None, _option("window", "hnn: steps in a window of states.", min=1)] = None,
+    window: Annotated[int | None, _option("window", of=[_HNN], help="hnn: steps in a window of states.", min=1)] = None,
     friction: Annotated[bool, typer.Option("--friction", help="hnn: learn a friction too.")] = False,
-    scheme: Annotated[str | None, _option("scheme", f"hnn: {', '.join(SCHEMES)}.")] = None,
+    scheme: Annotated[str | None, _option("scheme", of=[_HNN], help=f"hnn: {', '.join(SCHEMES)}.")] = None,
     epochs: Annotated[int | None, _option("epochs", min=1)] = None,
     batch_size: Annotated[int | None, _option("batch_size", min=1)] = None,
     learning_rate: Annotated[float | None, _option("learning_rate")] = None,
@@ -124,7 +136,7 @@ def _fit_density(data: Path, out: Path, own: dict[str, Any], training: dict[str,
     model = NHF(table.shape[1], seed=training["seed"], **own).fit(table, **training)
     write_run(model, names, out)
     if training["progress"]:
-        _report(model, f"{data}: {table.shape[0]} rows, {table.shape[1]} columns", training)
+        _report(model, f"{data}: {table.shape[0]} rows, {table.shape[1]} columns")
         best = -min([model.history.start, *model.history.validation])
         print(
             f"validation rows: {best:.3f} nats a row, a lower bound on log p; they chose the model, so it is optimistic"
@@ -143,20 +155,19 @@ def _fit_dynamics(data: Path, out: Path, own: dict[str, Any], training: dict[str
     write_run(model, Beginnings.of(paths), out)
     if training["progress"]:
         given = ", ".join(paths.given)
-        _report(model, f"{data}: {paths.n} trajectories of {paths.n_times} states with {given}", training)
+        _report(model, f"{data}: {paths.n} trajectories of {paths.n_times} states with {given}")
         if model.config["friction"]:
-            print(f"friction: {float(model.friction):.4g} per unit of time")
+            print(f"friction: {model.friction.item():.4g} per unit of time")
         print(f"model: {out}")
 
 
-def _report(model: NHF | HNN, what: str, training: Mapping[str, Any]) -> None:
+def _report(model: NHF | HNN, what: str) -> None:
     history = model.history
     params = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{what}; {params} parameters; {history.seconds:.0f} s of CPU time")
     for note in history.notes:
         print(f"note: {note}")
-    defaults = _NHF if isinstance(model, NHF) else _HNN
-    print(f"kept epoch {history.best_epoch} of {training.get('epochs', defaults['epochs'])}")
+    print(f"kept epoch {history.best_epoch} of {len(history.train)}")
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
