@@ -134,7 +134,8 @@ def plot_energy(
     ax.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
     ax.set(xlabel=_label(first, "time"), ylabel=r"$H(t) - H(0)$" + (f" [{unit}]" if unit else ""))
     if any(named):
-        ax.legend(frameon=False)
+        # Above the axes: the curves may fill them from edge to edge.
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(curves))
     sns.despine(ax=ax)
     return ax
 
