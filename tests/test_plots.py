@@ -10,7 +10,16 @@ import pytest
 import torch
 
 import hamflow as hf
-from hamflow.plots import plot_density_2d, plot_history, plot_samples, plot_trajectories, positions
+from hamflow.plots import (
+    plot_density_2d,
+    plot_energy,
+    plot_history,
+    plot_phase_portrait,
+    plot_samples,
+    plot_trajectories,
+    plot_trajectories_against,
+    positions,
+)
 from hamflow.training import History
 
 X = np.random.default_rng(0).normal(size=(60, 2)) * [1.0, 3.0] + [0.0, 50.0]
@@ -131,4 +140,99 @@ def test_trajectories_in_other_dimensions(dim: int, lift: str | None) -> None:
 def test_bad_input_is_named(draw: Any, message: str, model: hf.NHF) -> None:
     with pytest.raises(hf.InputError, match=message):
         draw(model)
+    assert not plt.get_fignums()
+
+
+def test_phase_portrait_is_the_energy_with_motions_on_top() -> None:
+    spring = hf.systems.MassSpring(mass=0.5, stiffness=2.0)
+    data = spring.simulate(n_trajectories=4, n_steps=30)
+    ax = plot_phase_portrait(spring, data, grid=60, levels=5, n=3)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("q [m]", "p [kg m/s]")
+    assert len(ax.lines) == 3
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), data.states[1])
+    # Level sets of q^2 + p^2 are circles.
+    contour = ax.collections[0]
+    for level, path in zip(contour.levels, contour.get_paths(), strict=True):
+        radius = (path.vertices**2).sum(1)
+        inside = path.vertices[np.isclose(radius, level, rtol=0.05)]
+        assert len(inside) == len(path.vertices)
+    low, high = np.array([ax.get_xlim(), ax.get_ylim()]).T
+    assert (low < data.states.reshape(-1, 2).min(0).values.numpy()).all()
+    assert (high > data.states.reshape(-1, 2).max(0).values.numpy()).all()
+
+
+def test_phase_portrait_in_a_frame_and_with_velocities() -> None:
+    pendulum = hf.systems.Pendulum()
+    ax = plot_phase_portrait(hf.HNN(1, widths=(4,)), limits=((-3, 3), (-1, 2)), grid=5)
+    assert (ax.get_xlim(), ax.get_ylim(), len(ax.lines)) == ((-3, 3), (-1, 2), 0)
+    data = pendulum.simulate(n_steps=20).replace(p=None)
+    assert plot_phase_portrait(pendulum, data).get_ylabel() == "v [rad/s]"
+
+
+def test_energy_is_drawn_from_its_first_value() -> None:
+    spring = hf.systems.MassSpring()
+    data = spring.simulate(n_trajectories=3, n_steps=10, noise=0.1)
+    ax = plot_energy({"noisy": data, "other": (data.times, torch.arange(11.0))}, spring, unit="J")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time [s]", "$H(t) - H(0)$ [J]")
+    *noisy, other, zero = ax.lines
+    energy = spring(data.q, data.need("p")).numpy()
+    assert len(noisy) == 3
+    np.testing.assert_allclose([line.get_ydata() for line in noisy], energy - energy[:, :1], atol=1e-12)
+    np.testing.assert_array_equal(other.get_ydata(), np.arange(11.0))
+    np.testing.assert_array_equal(noisy[0].get_xdata(), data.times)
+    assert zero.get_ydata()[0] == 0
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["noisy", "other"]
+    assert plot_energy(data, hf.HNN(1, widths=(4,))).get_legend() is None
+
+
+def test_prediction_stands_against_the_measurement() -> None:
+    data = hf.systems.HenonHeiles().simulate(n_trajectories=5, n_steps=10)
+    predicted = data.replace(times=data.times + 0.5, q=data.q + 1)
+    ax = plot_trajectories_against(data, predicted, coordinate=1, n=2)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time", "q1")
+    assert len(ax.lines) == 4
+    dots, line = ax.lines[2:]
+    assert (dots.get_linestyle(), dots.get_marker(), line.get_marker()) == ("None", ".", "None")
+    np.testing.assert_array_equal(dots.get_ydata(), data.q[1, :, 1])
+    np.testing.assert_array_equal(line.get_ydata(), predicted.q[1, :, 1])
+    np.testing.assert_array_equal(line.get_xdata(), predicted.times)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["measured", "predicted"]
+
+
+def test_motions_use_given_axes() -> None:
+    pendulum = hf.systems.Pendulum()
+    data = pendulum.simulate(n_steps=5)
+    figure, axes = plt.subplots(1, 3)
+    assert plot_phase_portrait(pendulum, data, grid=4, ax=axes[0]) is axes[0]
+    assert plot_energy(data, pendulum, ax=axes[1]) is axes[1]
+    assert plot_trajectories_against(data, data, ax=axes[2]) is axes[2]
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_history_of_losses_that_fall_far() -> None:
+    ax = plot_history(History(train=[3.0, 1e-4], best_epoch=2), quantity="loss", log=True)
+    assert (ax.get_ylabel(), ax.get_yscale()) == ("loss", "log")
+    assert ax.get_ylim()[0] < 1e-4
+
+
+SPRING, STARS = hf.systems.MassSpring(), hf.systems.HenonHeiles()
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plot_phase_portrait(STARS, limits=((0, 1), (0, 1))), "2 coordinates, expected 1"),
+        (lambda: plot_phase_portrait(SPRING, STARS.simulate(n_steps=1)), "2 coordinates, expected 1"),
+        (lambda: plot_phase_portrait(SPRING), "trajectories and limits are both missing"),
+        (lambda: plot_phase_portrait(SPRING, limits=((0, 1), (0, 1)), grid=0), "grid = 0"),
+        (lambda: plot_energy({}), "paths is empty"),
+        (lambda: plot_energy(SPRING.simulate(n_steps=1)), "model is missing"),
+        (lambda: plot_energy((torch.arange(3), torch.zeros(4, 2))), r"times have shape \(3,\)"),
+        (lambda: plot_trajectories_against(SPRING.simulate(2, 1), SPRING.simulate(1, 1)), "predicted 1 of 1"),
+        (lambda: plot_trajectories_against(*[SPRING.simulate(1, 1)] * 2, coordinate=1), "coordinate = 1"),
+    ],
+)
+def test_bad_motions_are_named(draw: Any, message: str) -> None:
+    with pytest.raises(hf.InputError, match=message):
+        draw()
     assert not plt.get_fignums()

@@ -43,7 +43,7 @@ def learn(
         )
     sigma = float(sets[0].metadata.get("noise", 0.0)) if noise is None else float(noise)
     momenta = "p" in given or "v" in given
-    sets = [_with_momenta(part) for part in sets]
+    sets = [with_momenta(part) for part in sets]
     known = sets if learn_from == "derivatives" else [estimate_derivatives(part, smooth=sigma > 0) for part in sets]
     rows = torch.cat([_rows(part) for part in known])
     units = _units(model, rows)
@@ -78,7 +78,8 @@ def learn(
     return _run(objective, indices, indices, polishing, run | rest)
 
 
-def _with_momenta(data: Trajectories) -> Trajectories:
+def with_momenta(data: Trajectories) -> Trajectories:
+    """The trajectories with momenta: velocities stand for those that are missing, measured ones or estimates."""
     if data.p is not None:
         return data
     if data.v is not None:

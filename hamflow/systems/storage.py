@@ -27,7 +27,7 @@ def write_trajectories(path: str | Path, arrays: Mapping[str, NDArray[Any]], met
         InputError: the suffix is unknown or the file cannot be written.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = check_suffix(path)
     notes = json.dumps(dict(metadata), sort_keys=True)
     with atomic_path(path) as temporary:
         if suffix == ".npz":
@@ -50,7 +50,7 @@ def read_trajectories(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
         InputError: the file is missing, not whole, or does not hold times and q.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = check_suffix(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, expected a file")
     read = {".npz": _read_npz, ".csv": _read_csv}.get(suffix, _read_hdf5)
@@ -69,7 +69,8 @@ def read_trajectories(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     return arrays, metadata
 
 
-def _suffix(path: Path) -> str:
+def check_suffix(path: Path) -> str:
+    """The suffix of a file of trajectories, or :class:`InputError` where it is none of :data:`SUFFIXES`."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
     return path.suffix.lower()

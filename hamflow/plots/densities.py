@@ -1,14 +1,10 @@
-"""Figures of fitted densities, drawn with seaborn; none shows a window or changes a global style.
-
-Every function draws into the axes it is given, or into a new figure; save that with ``figure.savefig``.
-"""
+"""Figures of fitted densities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -19,25 +15,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamflow.errors import InputError, check_positive, check_rows
+from hamflow.errors import InputError, check_positive
 from hamflow.models.nhf import NHF
-from hamflow.training import History
-
-_STYLE = "ticks"
-_DATA, _MODEL = "#3d6f9e", "#d4603b"
-_MAX_POINTS = 2000
-
-
-def _axes(ax: Axes | None, size: tuple[float, float] = (5.0, 4.2)) -> Axes:
-    if ax is not None:
-        return ax
-    with sns.axes_style(_STYLE):
-        return plt.subplots(figsize=size, layout="constrained")[1]
-
-
-def _array(x: Any, name: str, dim: int | None = None) -> NDArray[np.float64]:
-    rows: NDArray[np.float64] = check_rows(x, name, dim=dim).detach().double().cpu().numpy()
-    return rows
+from hamflow.plots.canvas import DATA, MODEL, STYLE, box, pick_axes, some, to_array
 
 
 def _names(columns: Sequence[str] | None, dim: int) -> list[str]:
@@ -45,18 +25,6 @@ def _names(columns: Sequence[str] | None, dim: int) -> list[str]:
     if len(names) != dim:
         raise InputError(f"columns has {len(names)} names, expected {dim}")
     return names
-
-
-def _some(rows: NDArray[np.float64], n: int = _MAX_POINTS) -> NDArray[np.float64]:
-    """At most ``n`` rows, the same every time: more points than that only hide each other."""
-    return rows if len(rows) <= n else rows[np.random.default_rng(0).choice(len(rows), n, replace=False)]
-
-
-def _frame(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The corners of a box that holds nearly all rows, with a margin."""
-    low, high = np.quantile(rows, [0.002, 0.998], axis=0)
-    margin = 0.12 * np.maximum(high - low, 1e-12)
-    return low - margin, high + margin
 
 
 def plot_density_2d(
@@ -100,15 +68,15 @@ def plot_density_2d(
         raise InputError(f"model has dim = {model.dim}, expected 2; plot_samples draws any number of columns")
     check_positive("grid", grid, integer=True)
     names = _names(columns, 2)
-    rows = None if x is None else _array(x, "x", 2)
-    low, high = _frame(_array(model.sample(2000, seed=seed), "samples") if rows is None else rows)
+    rows = None if x is None else to_array(x, "x", 2)
+    low, high = box(to_array(model.sample(2000, seed=seed), "samples") if rows is None else rows)
     first, second = (np.linspace(a, b, grid) for a, b in zip(low, high, strict=True))
     points = np.stack(np.meshgrid(first, second), -1).reshape(-1, 2)
-    log_density = _array(model.log_prob(points, particles=particles, seed=seed).reshape(-1, 1), "log_prob")
-    ax = _axes(ax)
+    log_density = to_array(model.log_prob(points, particles=particles, seed=seed).reshape(-1, 1), "log_prob")
+    ax = pick_axes(ax)
     ax.pcolormesh(first, second, np.exp(log_density).reshape(grid, grid), cmap="mako", shading="gouraud")
     if rows is not None:
-        shown = _some(rows)
+        shown = some(rows)
         ax.scatter(shown[:, 0], shown[:, 1], s=4, color="white", alpha=0.35, linewidth=0)
     ax.set(xlabel=names[0], ylabel=names[1], xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     return ax
@@ -147,15 +115,15 @@ def plot_samples(
         ['a', 'b']
     """
     check_positive("max_columns", max_columns, integer=True)
-    drawn = _array(model.sample(n, seed=seed) if isinstance(model, NHF) else model, "samples")
+    drawn = to_array(model.sample(n, seed=seed) if isinstance(model, NHF) else model, "samples")
     names = _names(columns, drawn.shape[1])
-    tables = {"model": drawn} if x is None else {"data": _array(x, "x", drawn.shape[1]), "model": drawn}
-    parts = [pd.DataFrame(_some(rows), columns=names).assign(source=label) for label, rows in tables.items()]
+    tables = {"model": drawn} if x is None else {"data": to_array(x, "x", drawn.shape[1]), "model": drawn}
+    parts = [pd.DataFrame(some(rows), columns=names).assign(source=label) for label, rows in tables.items()]
     # Shuffled, so that neither cloud lies on top of the other.
     frame = pd.concat(parts).sample(frac=1, random_state=0, ignore_index=True)
     shown = names[:max_columns]
-    palette = {"data": _DATA, "model": _MODEL}
-    with sns.axes_style(_STYLE):
+    palette = {"data": DATA, "model": MODEL}
+    with sns.axes_style(STYLE):
         grid = sns.PairGrid(
             frame, vars=shown, hue="source", hue_order=list(tables), palette=palette, corner=True, diag_sharey=False,
             height=max(1.3, min(2.6, 9.0 / len(shown))),
@@ -167,7 +135,7 @@ def plot_samples(
         handles=[Patch(color=palette[label], label=label) for label in tables], loc="upper right", frameon=False,
         title=None if len(shown) == len(names) else f"the first {len(shown)} of {len(names)} columns",
     )  # fmt: skip
-    low, high = _frame(tables["data"] if x is not None else drawn)
+    low, high = box(tables["data"] if x is not None else drawn)
     _frame_corner(figure, names, shown, low, high)
     return figure
 
@@ -183,48 +151,6 @@ def _frame_corner(
             ax.set_xlim(*limits[shown[position.colspan.start]])
             if position.rowspan.start != position.colspan.start:
                 ax.set_ylim(*limits[shown[position.rowspan.start]])
-
-
-def plot_history(history: History, *, ax: Axes | None = None) -> Axes:
-    """The training and validation loss by epoch, and the epoch whose weights were kept.
-
-    Args:
-        history: what ``fit`` recorded; a model carries it as ``model.history``.
-        ax: where to draw; a new figure without.
-
-    Returns:
-        The axes.
-
-    Raises:
-        InputError: the history has no epoch.
-
-    Example:
-        >>> from hamflow.plots import plot_history
-        >>> from hamflow.training import History
-        >>> plot_history(History(train=[3.0, 2.0], validation=[3.5, 2.5], best_epoch=2)).get_ylabel()
-        'loss in nats a row'
-    """
-    if history is None or not history.train:
-        raise InputError("history has no epoch, expected that of a fitted model")
-    ax = _axes(ax)
-    curves: dict[str, tuple[int, list[float], str]] = {"training": (1, history.train, _DATA)}
-    if history.validation:
-        # Epoch 0 is the model before training, where it is known.
-        known = bool(np.isfinite(history.start))
-        values = [history.start, *history.validation] if known else history.validation
-        curves["validation"] = (0 if known else 1, values, _MODEL)
-    for label, (start, values, colour) in curves.items():
-        ax.plot(range(start, start + len(values)), values, color=colour, label=label, marker="" if values[1:] else "o")
-    ax.axvline(history.best_epoch, color="black", linewidth=0.8, linestyle=":", label="kept")
-    # The first epochs may be far above the rest, and the rest is what one wants to see.
-    every = np.concatenate([values for _, values, _ in curves.values()])
-    low, high = np.min(every), np.quantile(every, 0.97)
-    if high > low:
-        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    ax.set(xlabel="epoch", ylabel="loss in nats a row")
-    ax.legend(frameon=False)
-    sns.despine(ax=ax)
-    return ax
 
 
 @torch.no_grad()
@@ -285,10 +211,10 @@ def plot_trajectories(
     else:
         x, y = path[..., pair[0]], path[..., pair[1]]
         labels = (names[pair[0]], names[pair[1]])
-    ax = _axes(ax)
-    ax.plot(x, y, color=_DATA, linewidth=0.4, alpha=0.5)
-    ax.scatter(x[0], y[0], s=6, color=_DATA, linewidth=0, zorder=3, label="base")
-    ax.scatter(x[-1], y[-1], s=6, color=_MODEL, linewidth=0, zorder=3, label="after the last step")
+    ax = pick_axes(ax)
+    ax.plot(x, y, color=DATA, linewidth=0.4, alpha=0.5)
+    ax.scatter(x[0], y[0], s=6, color=DATA, linewidth=0, zorder=3, label="base")
+    ax.scatter(x[-1], y[-1], s=6, color=MODEL, linewidth=0, zorder=3, label="after the last step")
     ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.legend(frameon=False)
     sns.despine(ax=ax)

@@ -1,0 +1,68 @@
+"""The ``hamflow`` command: its verbs, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from hamflow.cli.density import sample, score
+from hamflow.cli.dynamics import rollout, simulate
+from hamflow.cli.fit import fit
+from hamflow.cli.plot import plot
+from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, SolveError
+
+# The ancestor of all of typer's usage errors; which package it comes from depends on the version of typer.
+_ClickError: Any = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    help="Neural Hamiltonian Flows for tables of numbers, Hamiltonian Neural Networks for trajectories.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (simulate, fit, sample, score, rollout, plot):
+    app.command()(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"hamflow {version('hamflow')}")
+        except PackageNotFoundError:  # a source tree that was never installed
+            print("hamflow 0+unknown")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Neural Hamiltonian Flows for tables of numbers, Hamiltonian Neural Networks for trajectories."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for an error of the user's, 1 for a failed computation."""
+    try:
+        code = app(args=None if argv is None else list(argv), prog_name="hamflow", standalone_mode=False)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except _ClickError as error:
+        return _fail(f"{error.format_message()} (hamflow --help shows what is possible)", 2)
+    except (InputError, CheckpointError) as error:
+        return _fail(str(error), 2)
+    except (FitError, SolveError, RolloutError, MemoryError) as error:
+        return _fail(str(error) or "out of memory", 1)
+    except OSError as error:
+        return _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"hamflow: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,104 @@
+"""Where motions begin: the first states of trajectories, and how long these went on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hamflow.errors import InputError, check_positive
+from hamflow.models import HNN
+from hamflow.models.learning import with_momenta
+from hamflow.systems import Trajectories
+
+_MOST = 100  # initial states that a run remembers: its JSON stays small
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """The first states of trajectories.
+
+    Attributes:
+        q: positions, (n, d).
+        p: momenta, (n, d).
+        n_steps: the number of steps that the trajectories went on for.
+        dt: the time between two states, in the mean; None where there was a single one.
+        units: of time, q and p, where they are known.
+        periodic: the coordinates that are angles.
+    """
+
+    q: Tensor
+    p: Tensor
+    n_steps: int
+    dt: float | None
+    units: Mapping[str, str]
+    periodic: tuple[int, ...]
+
+    @classmethod
+    def of(cls, data: Trajectories) -> Self:
+        """The beginnings of trajectories; momenta that are missing are filled in as :meth:`HNN.fit` does."""
+        states = with_momenta(data)
+        units = dict(data.metadata.get("units", {}))
+        momentum = units.get("p" if data.p is not None else "v")
+        units = {name: units[name] for name in ("time", "q") if name in units} | ({"p": momentum} if momentum else {})
+        times = data.own_times().double()
+        steps = data.n_times - 1
+        dt = float((times[:, -1] - times[:, 0]).mean()) / steps if steps else None
+        return cls(states.q[:, 0], states.need("p")[:, 0], steps, dt, units, data.periodic)
+
+    def as_json(self) -> dict[str, Any]:
+        """What JSON can hold, at most a hundred states."""
+        return {
+            "n_steps": self.n_steps,
+            "dt": self.dt,
+            "units": dict(self.units),
+            "periodic": list(self.periodic),
+            "q": self.q[:_MOST].tolist(),
+            "p": self.p[:_MOST].tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, facts: Any) -> Self:
+        """What :meth:`as_json` gave."""
+        q, p = (torch.tensor(facts[name], dtype=torch.float64) for name in ("q", "p"))
+        if q.ndim != 2 or q.shape != p.shape:
+            raise ValueError("expected states (n, d)")
+        return cls(q, p, int(facts["n_steps"]), facts["dt"], dict(facts["units"]), tuple(facts["periodic"]))
+
+    def carried_by(
+        self,
+        model: HNN,
+        *,
+        n_steps: int | None = None,
+        dt: float | None = None,
+        scheme: str | None = None,
+        substeps: int = 1,
+        progress: bool = False,
+    ) -> Trajectories:
+        """The motions as the model carries them on, by default for as long as they went on before.
+
+        Raises:
+            InputError: the states are not of the model's dimension, or nothing says how long to go on.
+            RolloutError: a state is not finite.
+        """
+        n_steps, dt = n_steps or self.n_steps, self.dt if dt is None else dt
+        if not n_steps or dt is None:
+            raise InputError("the initial states come without times, expected --steps and --dt")
+        check_positive("dt", dt)
+        path = model.rollout(
+            self.q, self.p, n_steps=n_steps, dt=dt, scheme=scheme, substeps=substeps, progress=progress
+        )
+        q, p = path.movedim(0, 1).chunk(2, dim=-1)
+        metadata = {
+            "system": "hnn",
+            "units": dict(self.units),
+            "periodic": list(self.periodic),
+            "scheme": scheme or model.config["scheme"],
+            "substeps": substeps,
+            "dt": dt,
+        }
+        times = dt * torch.arange(n_steps + 1, dtype=torch.float64, device=q.device)
+        return Trajectories(times=times, q=q, p=p, metadata=metadata)

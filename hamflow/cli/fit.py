@@ -1,0 +1,177 @@
+"""``hamflow fit``: a density of a table, or the energy behind trajectories."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from hamflow.cli.beginnings import Beginnings
+from hamflow.cli.options import Key, Overwrite, Precision, Quiet, Seed
+from hamflow.cli.runs import check_run_target, check_writable, write_run
+from hamflow.errors import InputError, check_device, check_training_table
+from hamflow.io import read_table
+from hamflow.models import HNN, NHF
+from hamflow.models.mechanics import ENERGIES
+from hamflow.steps import SCHEMES
+from hamflow.systems import Trajectories
+
+
+class Model(StrEnum):
+    """What ``hamflow fit`` fits."""
+
+    nhf = "nhf"
+    hnn = "hnn"
+
+
+def _signature(model: type[NHF] | type[HNN]) -> dict[str, Any]:
+    found = {**inspect.signature(model.__init__).parameters, **inspect.signature(model.fit).parameters}
+    return {name: parameter.default for name, parameter in found.items()}
+
+
+_NHF, _HNN = _signature(NHF), _signature(HNN)
+
+
+def _option(
+    name: str, help: str | None = None, *, of: Sequence[Mapping[str, Any]] = (_NHF, _HNN), **limits: Any
+) -> Any:
+    # An option that is left out is not passed on, so that each model's own default holds; here it is only shown.
+    shown = dict.fromkeys(_shown(defaults[name]) for defaults in of)
+    return typer.Option(help=help, show_default="; hnn: ".join(shown), **limits)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+
+
+def fit(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A table (CSV, NPY, NPZ, Parquet); for hnn trajectories (NPZ, HDF5, CSV).", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write the fitted model to.", show_default=False)],
+    model: Annotated[
+        Model, typer.Option(help="nhf: the density of a table. hnn: the energy behind trajectories.")
+    ] = Model.nhf,
+    columns: Annotated[str | None, typer.Option(help="nhf: the columns to use, as in a,b,c; all without.")] = None,
+    key: Key = None,
+    particles: Annotated[
+        int | None, _option("particles", of=[_NHF], help="nhf: particles of the training bound.", min=1)
+    ] = None,
+    n_steps: Annotated[int | None, _option("n_steps", of=[_NHF], help="nhf: Hamiltonian steps.", min=1)] = None,
+    width: Annotated[int | None, _option("width", of=[_NHF], help="nhf: ridges of each potential.", min=1)] = None,
+    energy: Annotated[str | None, _option("energy", of=[_HNN], help=f"hnn: {', '.join(ENERGIES)}.")] = None,
+    widths: Annotated[
+        str | None, _option("widths", of=[_HNN], help="hnn: the hidden widths of its networks, as in 64,64.")
+    ] = None,
+    learn_from: Annotated[
+        str | None, _option("learn_from", of=[_HNN], help="hnn: derivatives, states or auto.")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="hnn: of the states, a standard deviation; without, what the file says.")
+    ] = None,
+    window: Annotated[int | None, _option("window", of=[_HNN], help="hnn: steps in a window of states.", min=1)] = None,
+    friction: Annotated[bool, typer.Option("--friction", help="hnn: learn a friction too.")] = False,
+    scheme: Annotated[str | None, _option("scheme", of=[_HNN], help=f"hnn: {', '.join(SCHEMES)}.")] = None,
+    epochs: Annotated[int | None, _option("epochs", min=1)] = None,
+    batch_size: Annotated[int | None, _option("batch_size", min=1)] = None,
+    learning_rate: Annotated[float | None, _option("learning_rate")] = None,
+    validation: Annotated[float | None, _option("validation", "The share held out.")] = None,
+    patience: Annotated[int | None, _option("patience", "Epochs without gain before stopping.", min=1)] = None,
+    seed: Seed = 0,
+    dtype: Annotated[
+        Precision | None, typer.Option(help="By default float32; for hnn that of the trajectories.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Keep the state of the training here, and go on from it where it exists.")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a flow to a table, or a Hamiltonian Neural Network to trajectories, and write it to a folder."""
+    own: dict[Model, dict[str, Any]] = {
+        Model.nhf: {"columns": columns, "key": key, "particles": particles, "n_steps": n_steps, "width": width},
+        Model.hnn: {
+            "energy": energy, "widths": widths, "learn_from": learn_from, "noise": noise, "window": window,
+            "friction": friction or None, "scheme": scheme,
+        },
+    }  # fmt: skip
+    for other in set(Model) - {model}:
+        if foreign := _given(own[other]):
+            name = f"--{next(iter(foreign)).replace('_', '-')}"
+            raise InputError(f"{name} belongs to --model {other}, and the model is {model}: leave one of them out")
+    training = _given({
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "validation": validation,
+        "patience": patience, "seed": seed, "dtype": dtype and getattr(torch, dtype.value), "device": device,
+        "checkpoint": checkpoint, "progress": not quiet,
+    })  # fmt: skip
+    check_run_target(out, overwrite)
+    fit_model = _fit_density if model == Model.nhf else _fit_dynamics
+    fit_model(data, out, _given(own[model]), training)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_places(out: Path, training: Mapping[str, Any]) -> None:
+    check_device(training["device"])
+    for target in (out, *([training["checkpoint"]] if "checkpoint" in training else [])):
+        check_writable(target)
+
+
+def _fit_density(data: Path, out: Path, own: dict[str, Any], training: dict[str, Any]) -> None:
+    columns, key = own.pop("columns", None), own.pop("key", None)
+    table, names = read_table(data, None if columns is None else [c.strip() for c in columns.split(",")], key=key)
+    check_training_table(table, str(data))
+    _check_places(out, training)
+    model = NHF(table.shape[1], seed=training["seed"], **own).fit(table, **training)
+    write_run(model, names, out)
+    if training["progress"]:
+        _report(model, f"{data}: {table.shape[0]} rows, {table.shape[1]} columns")
+        best = -min([model.history.start, *model.history.validation])
+        print(
+            f"validation rows: {best:.3f} nats a row, a lower bound on log p; they chose the model, so it is optimistic"
+        )
+        print(f"model: {out}")
+
+
+def _fit_dynamics(data: Path, out: Path, own: dict[str, Any], training: dict[str, Any]) -> None:
+    paths = Trajectories.load(data)
+    _check_places(out, training)
+    learning = {name: own.pop(name) for name in ("learn_from", "noise", "window") if name in own}
+    if "widths" in own:
+        own["widths"] = _whole_numbers(own["widths"])
+    model = HNN(paths.dim, seed=training["seed"], **own)
+    model.fit(paths, **learning, **training)
+    write_run(model, Beginnings.of(paths), out)
+    if training["progress"]:
+        given = ", ".join(paths.given)
+        _report(model, f"{data}: {paths.n} trajectories of {paths.n_times} states with {given}")
+        if model.config["friction"]:
+            print(f"friction: {model.friction.item():.4g} per unit of time")
+        print(f"model: {out}")
+
+
+def _report(model: NHF | HNN, what: str) -> None:
+    history = model.history
+    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{what}; {params} parameters; {history.seconds:.0f} s of CPU time")
+    for note in history.notes:
+        print(f"note: {note}")
+    print(f"kept epoch {history.best_epoch} of {len(history.train)}")
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--widths = {text!r}, expected whole numbers as in 64,64") from error
