@@ -141,4 +141,4 @@ def _interpolation(time: _Array, values: _Array) -> _Pair:
 
 def _difference(time: _Array, values: _Array) -> _Pair:
     # From the first value on: far from zero the weights of uneven times do not cancel.
-    return values, np.gradient(values - values[:1], time, axis=0, edge_order=min(2, len(time) - 1))
+    return values, np.gradient(values - values[:1], time, axis=0, edge_order=2 if len(time) > 2 else 1)
