@@ -59,7 +59,8 @@ def energy_drift(values: Tensor, dt: float) -> Trend:
     slopes = _slopes(time, means)
     if flat.shape[1] == 1:
         # One trajectory has no spread: the slopes of its tenths have, and the whole is ten times as long.
-        tenths = [_slopes(a, b) for a, b in zip(time.chunk(10), means.chunk(10), strict=True) if len(a) > 1]
+        parts = min(10, blocks // 2)
+        tenths = [_slopes(a, b) for a, b in zip(time.chunk(parts), means.chunk(parts), strict=True) if len(a) > 1]
         spread = torch.cat(tenths)
         error = float(spread.std()) / len(spread) ** 1.5
     else:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hamflow.errors import InputError, RolloutError, check_positive
+from hamflow.errors import InputError, RolloutError, SolveError, check_positive, is_number
 from hamflow.steps import Step
 
 
@@ -38,7 +38,7 @@ def rollout(
 
     Raises:
         InputError: a shape or a number is wrong.
-        RolloutError: a state is not finite; the error says when and which.
+        RolloutError: a state is not finite, or an implicit step does not settle; the error says when.
 
     Example:
         >>> import torch, hamflow as hf
@@ -48,7 +48,7 @@ def rollout(
     """
     check_positive("n_steps", n_steps, integer=True)
     check_positive("substeps", substeps, integer=True)
-    if not isinstance(dt, (int, float)) or isinstance(dt, bool) or dt == 0 or dt - dt != 0:
+    if not is_number(dt) or dt == 0 or dt - dt != 0:
         raise InputError(f"dt = {dt!r}, expected a finite number other than 0")
     if not isinstance(q, Tensor) or not isinstance(p, Tensor) or q.shape != p.shape or q.ndim == 0:
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (q, p)]
@@ -56,7 +56,13 @@ def rollout(
     states = [torch.cat((q, p), dim=-1)]
     small = dt / substeps
     for k in tqdm(range(n_steps), disable=not progress, desc="rollout", unit="step", dynamic_ncols=True):
-        q, p = step.iterate(q, p, t + k * dt, small, substeps)
+        try:
+            q, p = step.iterate(q, p, t + k * dt, small, substeps)
+        except SolveError as error:
+            raise RolloutError(
+                f"the rollout stopped between times {t + k * dt:g} and {t + (k + 1) * dt:g}: {error}",
+                time=t + (k + 1) * dt,
+            ) from error
         states.append(torch.cat((q, p), dim=-1))
         # Looking at every state would wait for the device each time; a state once lost stays lost.
         if k % 256 == 255 and not bool(states[-1].isfinite().all()):

@@ -90,3 +90,20 @@ def test_momenta_of_bodies() -> None:
     assert (hf.angular_momentum(q, p, space=3) - expected).abs().max() < 1e-14
     flat = hf.angular_momentum(q[:, :4], p[:, :4], space=2)
     assert (flat - (q[:, 0] * p[:, 1] - q[:, 1] * p[:, 0] + q[:, 2] * p[:, 3] - q[:, 3] * p[:, 2])).abs().max() < 1e-14
+
+
+def test_an_implicit_step_that_does_not_settle_says_when() -> None:
+    stiff = hf.FunctionHamiltonian(lambda q, p: 0.5 * (p**2).sum(-1) - (q**4).sum(-1))
+    q = torch.ones(2, 1, dtype=torch.float64)
+    with pytest.raises(hf.RolloutError, match=r"stopped between times [\d.]+ and [\d.]+: ImplicitMidpoint") as error:
+        hf.rollout(hf.ImplicitMidpoint(stiff), q, 0 * q, n_steps=100, dt=0.1)
+    assert 0.5 < error.value.time < 3 and isinstance(error.value.__cause__, hf.SolveError)
+
+
+@pytest.mark.parametrize("n", [20, 25, 39, 200])
+def test_a_short_series_has_a_trend_too(n: int) -> None:
+    noise = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    times = 0.1 * torch.arange(n, dtype=torch.float64)
+    assert hf.energy_drift(noise, dt=0.1).standard_error > 0
+    steep = hf.energy_drift(noise + 100 * times, dt=0.1)
+    assert steep.significant and steep.slope == pytest.approx(100, rel=0.05)

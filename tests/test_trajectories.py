@@ -245,3 +245,12 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "nowhere").write_text("a file")
     with pytest.raises(hf.InputError, match="nowhere"):
         some().save(tmp_path / "nowhere" / "x.npz")
+
+
+def test_a_loop_over_trajectories_ends() -> None:
+    data = some()
+    assert [torch.equal(part.q[0], row) for part, row in zip(data, data.q, strict=True)] == [True] * 3
+    assert torch.equal(data[np.int64(1)].q, data.q[1:2]) and torch.equal(data[-3].q, data.q[:1])
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            data[index]

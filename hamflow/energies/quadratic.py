@@ -12,9 +12,9 @@ from hamflow.errors import InputError, check_choice, check_positive
 class QuadraticKinetic(Energy):
     r"""The kinetic energy of a constant mass, :math:`T(p) = \tfrac12 p^\top M^{-1} p`.
 
-    The inverse mass is :math:`M^{-1} = \operatorname{diag}(e^{s})`, or :math:`M^{-1} = F F^\top` with F lower
-    triangular and a positive diagonal, so it stays positive definite while it is learned. With ``layers`` each layer
-    has its own.
+    The inverse mass is :math:`M^{-1} = \operatorname{diag}(e^{s})`, or :math:`M^{-1} = F F^\top` with
+    :math:`F = \operatorname{diag}(e^{s/2})\,(I + L)` and L strictly lower triangular, without units, so it stays
+    positive definite while it is learned. With ``layers`` each layer has its own.
 
     Args:
         dim: d, the number of degrees of freedom.
@@ -61,7 +61,7 @@ class QuadraticKinetic(Energy):
         """F of shape (d, d) with inverse mass F F', lower triangular."""
         k = self.layer(t)
         diagonal = torch.diag_embed(self.log_diagonal[k].exp())
-        return diagonal if self.structure == "diagonal" else diagonal + self.lower[k].tril(-1)
+        return diagonal if self.structure == "diagonal" else diagonal + diagonal @ self.lower[k].tril(-1)
 
     def mass(self, t: Time = 0.0) -> Tensor:
         """The mass matrix M of shape (d, d)."""

@@ -20,15 +20,13 @@ from hamflow.errors import (
     check_seed,
     is_number,
 )
-from hamflow.models.learning import learn
+from hamflow.models.learning import checked_sets, converted, learn
 from hamflow.models.mechanics import ENERGIES, named_hamiltonian
 from hamflow.models.storage import SavedModel, saved_history, write_model
 from hamflow.rollout import rollout
 from hamflow.steps import SCHEMES, Damped, ImplicitMidpoint, Splitting, Step
 from hamflow.systems import Trajectories
 from hamflow.training import History, check_settings, seeded
-
-_FRICTION = 0.1  # at the start, per unit of time
 
 
 class HNN(nn.Module):
@@ -116,7 +114,7 @@ class HNN(nn.Module):
             )
         self.angles = tuple(angles)
         inner = self.step_of(self.config["scheme"])
-        self.step = Damped(inner, _FRICTION, learn=True) if self.config["friction"] else inner
+        self.step = Damped(inner, 1.0, learn=True) if self.config["friction"] else inner
 
     def step_of(self, scheme: str) -> Step:
         """The step without friction: a splitting by that scheme, or the implicit midpoint rule."""
@@ -166,16 +164,16 @@ class HNN(nn.Module):
 
         Every call starts afresh from the model's seed; only a Hamiltonian of your own keeps its state. Where momenta
         are missing and velocities are there, these stand for them: right up to a factor where the mass matrix is a
-        number times the identity. Where both are missing they are inferred.
+        number times the identity. Where both are missing they are inferred. Times count from the first state.
 
         Args:
             data: the trajectories, or a list of them where their lengths differ.
-            learn_from: ``"derivatives"`` at the states; ``"states"`` alone, carried by the step through windows; or
-                ``"auto"``: derivatives where they are given.
-            noise: the standard deviation of the measured states; by default what the metadata says, else 0. With noise
-                the true states are inferred: where the path of each trajectory begins (derivatives), or the first
-                state of each window (states).
-            window: the number of steps in a window of states.
+            learn_from: ``"derivatives"`` at the states; ``"states"`` alone, whatever else is given, carried by the
+                step through windows; or ``"auto"``: derivatives where they are given.
+            noise: the standard deviation of the measured states; by default what the metadata says of them, else 0.
+                With noise the true states are inferred: where the path of each trajectory begins (derivatives), or the
+                first state of each window (states).
+            window: the number of steps in a window of states, at most those of the shortest trajectory.
             substeps: steps of the integrator between two measured states.
             epochs: passes over the data; from states, a third of them goes to a start from estimated derivatives.
             batch_size: states, trajectories or windows a step.
@@ -186,9 +184,10 @@ class HNN(nn.Module):
             clip: the largest gradient norm.
             seed: for the held-out states, the batches and the noise; the weights at the start are the model's own.
             progress: whether to show a progress bar.
-            checkpoint: a file to write the state of the run to; if it exists the run goes on from there.
+            checkpoint: a file to write the state of the run to; if it exists the run goes on from there. From states,
+                a second one beside it ends in ``.start``.
             validation: the share of the states that do not train, but choose the best weights.
-            polish: iterations of L-BFGS on all training rows at the end; 0 is none.
+            polish: iterations of L-BFGS on all training states at the end, the best on held-out ones kept; 0 is none.
             dtype: float32 or float64; by default that of the data.
             device: where to train; by default where the data are.
 
@@ -212,28 +211,17 @@ class HNN(nn.Module):
             raise InputError(f"noise = {noise!r}, expected a finite standard deviation >= 0")
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
-        sets = self._sets(data)
+        sets = checked_sets(data, dim=self.dim)
         target = check_device(sets[0].q.device if device is None else device)
-        sets = [part.to(device=target, dtype=dtype or sets[0].q.dtype) for part in sets]
+        dtype = sets[0].q.dtype if dtype is None else dtype
+        sets = [converted(part, device=target, dtype=dtype) for part in sets]
         self.assemble(sets[0].periodic)
-        self.to(device=target, dtype=sets[0].q.dtype)
+        self.to(device=target, dtype=dtype)
         self.history = learn(
             self, sets, learn_from=learn_from, noise=noise, window=window, substeps=substeps, polishing=polish,
             validation=validation, progress=progress, checkpoint=checkpoint, settings=settings,
         )  # fmt: skip
         return self.eval()
-
-    def _sets(self, data: Trajectories | Sequence[Trajectories]) -> list[Trajectories]:
-        sets = [data] if isinstance(data, Trajectories) else list(data)
-        wrong = [type(part).__name__ for part in sets if not isinstance(part, Trajectories)]
-        if wrong or not sets:
-            raise InputError(f"data is {wrong[0] if wrong else 'empty'}, expected Trajectories or a list of them")
-        for part in sets:
-            if part.dim != self.dim:
-                raise InputError(f"data has {part.dim} coordinates, expected dim = {self.dim}")
-            if part.given != sets[0].given or part.periodic != sets[0].periodic:
-                raise InputError(f"data has parts with {part.given} and with {sets[0].given}, expected the same in all")
-        return sets
 
     @torch.no_grad()
     def rollout(
@@ -259,13 +247,16 @@ class HNN(nn.Module):
         if scheme is not None:
             check_choice("scheme", scheme, tuple(SCHEMES))
             step = self.step_of(scheme)
-            if self.config["friction"]:
-                step = Damped(step, self.friction)
+            if isinstance(self.step, Damped):
+                step = Damped(step, 1.0)
+                step.log_gamma = self.step.log_gamma
         return rollout(step, *self._states(q, p), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
 
     def _states(self, q: Any, p: Any) -> tuple[Tensor, Tensor]:
-        like = next(iter([*self.parameters(), *self.buffers()]), torch.zeros(()))
-        a, b = (torch.as_tensor(x).to(like) for x in (q, p))
+        a, b = (torch.as_tensor(x) for x in (q, p))
+        like = next((x for x in [*self.parameters(), *self.buffers()] if x.is_floating_point()), None)
+        if like is not None:
+            a, b = a.to(like), b.to(like)
         if a.shape != b.shape or a.ndim == 0 or a.shape[-1] != self.dim:
             raise InputError(
                 f"q has shape {tuple(a.shape)} and p {tuple(b.shape)}, expected (*batch, {self.dim}) for both"

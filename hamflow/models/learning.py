@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hamflow.errors import InputError
-from hamflow.models.mechanics import set_units
+from hamflow.errors import InputError, is_number
+from hamflow.models.mechanics import set_units, sizes
 from hamflow.models.objectives import DerivativeObjective, PathObjective, Units, WindowObjective
+from hamflow.steps import Damped
 from hamflow.systems import Trajectories, estimate_derivatives
 from hamflow.training import History, fit, polish, split_rows
 
+#: Where noise is not known a state that was not measured is in doubt by this share of its spread.
+_DOUBT = 0.01
+#: Friction at the start, in units of the data's own rate.
+_FRICTION = 0.1
+
 if TYPE_CHECKING:
     from hamflow.models.hnn import HNN
+
+
+def checked_sets(data: Any, *, dim: int) -> list[Trajectories]:
+    """The trajectories as a list.
+
+    Raises:
+        InputError: they are not trajectories in d coordinates, or not of one kind.
+    """
+    sets: list[Any] = list(data) if isinstance(data, (list, tuple)) else [data]
+    wrong = [type(part).__name__ for part in sets if not isinstance(part, Trajectories)]
+    if wrong or not sets:
+        raise InputError(f"data is {wrong[0] if wrong else 'empty'}, expected Trajectories or a list of them")
+    if sets[0].q.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"data has dtype {sets[0].q.dtype}, expected torch.float32 or torch.float64")
+    for part in sets:
+        if part.dim != dim:
+            raise InputError(f"data has {part.dim} coordinates, expected dim = {dim}")
+        for name, one, other in (
+            ("arrays", sets[0].given, part.given),
+            ("periodic coordinates", sets[0].periodic, part.periodic),
+        ):
+            if one != other:
+                raise InputError(f"data has parts with {name} {one} and {other}, expected the same in all")
+    return sets
+
+
+def converted(data: Trajectories, *, device: torch.device, dtype: torch.dtype) -> Trajectories:
+    """The trajectories on a device and in a dtype, their times from 0 on and in the dtype that they had."""
+    # Times far from zero, such as Julian days, would lose their gaps in float32.
+    times = data.times - data.times[..., :1]
+    return data.replace(times=times).to(device=device, dtype=dtype).replace(times=times.to(device))
 
 
 def learn(
@@ -34,59 +73,104 @@ def learn(
 ) -> History:
     """Train the model's Hamiltonian; see :meth:`hamflow.HNN.fit`, which has checked the arguments."""
     given = sets[0].given
+    source = _source(given, learn_from)
+    sigma, known = _noise(sets, noise)
+    run = {"progress": progress, "checkpoint": checkpoint} | settings
+    if source == "derivatives":
+        sets = [with_momenta(part) for part in sets]
+        rows = torch.cat([_rows(part) for part in sets])
+        units = _units(model, rows)
+        if not sigma.any():
+            train, held_out = split_rows(rows, validation, settings["seed"])
+            return _run(DerivativeObjective(model, units), train, held_out, polishing, run)
+        unseen = _unseen(sets, validation, settings["seed"])
+        return _run_indices(PathObjective(model, sets, sigma, units, unseen), polishing, run)
+    if min(part.n_times for part in sets) < 2:
+        raise InputError("data has a trajectory of a single state, expected at least two to learn from states")
+    # Neither the given derivatives nor exact velocities beside noisy momenta: states alone.
+    sets = [_states_alone(part, exact=known and not sigma.any()) for part in sets]
+    method = [_method(part, exact=known and not sigma.any()) for part in sets]
+    smooth = [
+        estimate_derivatives(part, method=how, smooth=bool(sigma.any())) for part, how in zip(sets, method, strict=True)
+    ]
+    rows = torch.cat([_rows(part) for part in smooth])
+    units = _units(model, rows)
+    # First the derivatives of smoothed states, then the step itself.
+    start = run | {"epochs": max(1, settings["epochs"] // 3)}
+    if checkpoint is not None:
+        start["checkpoint"] = Path(checkpoint).with_name(Path(checkpoint).name + ".start")
+    train, held_out = split_rows(rows, validation, settings["seed"])
+    first = _run(DerivativeObjective(model, units), train, held_out, 0, start)
+    objective = _windows(
+        model, sets, smooth, sigma, momenta="p" in given or "v" in given, window=window, substeps=substeps,
+        validation=validation, seed=settings["seed"],
+    )  # fmt: skip
+    history = _run_indices(objective, polishing, run | {"epochs": max(1, settings["epochs"] - start["epochs"])})
+    history.seconds += first.seconds
+    history.notes = [f"start from derivatives: {note}" for note in first.notes] + history.notes
+    return history
+
+
+def _source(given: tuple[str, ...], learn_from: str) -> str:
+    # Velocities stand for missing momenta, and then accelerations for forces.
+    enough = {"p", "v", "p_dot"} <= set(given) or ("p" not in given and {"v", "v_dot"} <= set(given))
     if learn_from == "auto":
-        learn_from = "derivatives" if {"p", "v", "p_dot"} <= set(given) else "states"
-    if learn_from == "derivatives" and not {"v", "p_dot"} <= set(given):
+        return "derivatives" if enough else "states"
+    if learn_from == "derivatives" and not enough:
+        expected = "v and p_dot" if "p" in given else "v and v_dot, or p, v and p_dot"
         raise InputError(
-            f"learn_from = 'derivatives', but the trajectories have {', '.join(given)}, expected also v and p_dot: "
+            f"learn_from = 'derivatives', but the trajectories have {', '.join(given)}, expected {expected}: "
             "hf.systems.estimate_derivatives makes them, and learn_from = 'states' needs none"
         )
-    sigma = float(sets[0].metadata.get("noise", 0.0)) if noise is None else float(noise)
-    momenta = "p" in given or "v" in given
-    sets = [with_momenta(part) for part in sets]
-    known = sets if learn_from == "derivatives" else [estimate_derivatives(part, smooth=sigma > 0) for part in sets]
-    rows = torch.cat([_rows(part) for part in known])
-    units = _units(model, rows)
-    run = {"progress": progress, "checkpoint": checkpoint}
-    objective: nn.Module
-    if learn_from == "derivatives" and (sigma == 0 or not _one_length(sets)):
-        train, held_out = split_rows(rows, validation, settings["seed"])
-        return _run(DerivativeObjective(model, units), train, held_out, polishing, run | settings)
-    if learn_from == "derivatives":
-        data = _joined(sets)
-        spread = torch.full((2 * model.dim,), sigma, dtype=rows.dtype, device=rows.device)
-        objective = PathObjective(model, data, spread, units, validation)
-        indices = torch.arange(data.n, device=rows.device).unsqueeze(-1)
-        return _run(objective, indices, indices, polishing, run | settings)
-    # From states: first the derivatives of smoothed states, then the step itself.
-    start = settings | {"epochs": max(1, settings["epochs"] // 3), "progress": progress}
-    train, held_out = split_rows(rows, validation, settings["seed"])
-    _run(DerivativeObjective(model, units), train, held_out, 0, start)
-    length = min(window, min(part.n_times for part in sets) - 1)
-    if length < 1:
-        raise InputError("data has a trajectory of a single state, expected at least two")
-    cuts = [part.windows(length + 1, stride=length) for part in known]
-    measured = [part.windows(length + 1, stride=length) for part in sets]
-    begin = torch.cat([part.states[:, 0] for part in cuts])
-    windows = _joined([part if momenta else part.replace(p=None) for part in measured])
-    spread = rows[:, : 2 * model.dim].std(0).clamp_min(torch.finfo(rows.dtype).tiny)
-    certain = sigma == 0 and momenta
-    doubt = None if certain else torch.full_like(spread, sigma) if sigma > 0 else 0.01 * spread
-    objective = WindowObjective(model, windows, begin, doubt, spread, substeps, validation)
-    indices = torch.arange(windows.n, device=rows.device).unsqueeze(-1)
-    rest = settings | {"epochs": max(1, settings["epochs"] - start["epochs"])}
-    return _run(objective, indices, indices, polishing, run | rest)
+    return learn_from
+
+
+def _noise(sets: list[Trajectories], noise: float | None) -> tuple[Tensor, bool]:
+    """The standard deviation of each of (q, p), (2 d,), and whether it is known; velocities may stand for momenta."""
+    found = {_declared_noise(part) for part in sets} if noise is None else {(float(noise), "everything")}
+    if len(found) > 1:
+        raise InputError(f"data has parts of different noise, {sorted(found, key=str)}, expected one: give noise")
+    size, where = found.pop()
+    momenta = "states" if "p" in sets[0].given else "velocities"
+    q = sets[0].q
+    noisy = [where in ("states", "everything"), where in (momenta, "everything")]
+    known = where != "unknown"
+    return size * torch.tensor(noisy).repeat_interleave(q.shape[-1]).to(q), known
+
+
+def _declared_noise(data: Trajectories) -> tuple[float, str]:
+    if "noise" not in data.metadata:
+        return 0.0, "unknown"
+    noise = data.metadata["noise"]
+    if not is_number(noise) or not 0 <= noise < float("inf"):
+        raise InputError(f"metadata['noise'] = {noise!r}, expected a standard deviation, 0 or more: give noise")
+    return float(noise), str(data.metadata.get("noise_on", "states"))
 
 
 def with_momenta(data: Trajectories) -> Trajectories:
-    """The trajectories with momenta: velocities stand for those that are missing, measured ones or estimates."""
+    """The trajectories, with velocities for momenta where these are missing.
+
+    That is a unit mass; any other only changes the unit of the energy.
+
+    Raises:
+        InputError: there are no velocities either.
+    """
+    return data if data.p is not None else data.replace(p=data.need("v"), p_dot=data.v_dot)
+
+
+def _states_alone(data: Trajectories, *, exact: bool) -> Trajectories:
     if data.p is not None:
-        return data
+        return data.replace(v=None, p_dot=None, v_dot=None)
     if data.v is not None:
-        # A unit mass; any other only changes the unit of the energy.
-        return data.replace(p=data.v, p_dot=data.v_dot)
-    velocity = estimate_derivatives(data).need("v")
+        return data.replace(p=data.v, p_dot=None, v_dot=None)
+    velocity = estimate_derivatives(data, method=_method(data, exact=exact)).need("v")
     return data.replace(p=velocity)
+
+
+def _method(data: Trajectories, *, exact: bool) -> str:
+    if exact and data.n_times >= 4:
+        return "interpolation"
+    return "spline" if data.n_times >= 5 else "difference"
 
 
 def _rows(data: Trajectories) -> Tensor:
@@ -96,31 +180,85 @@ def _rows(data: Trajectories) -> Tensor:
 
 def _units(model: HNN, rows: Tensor) -> Units:
     q, p, v, force = rows.chunk(4, dim=-1)
-    ones = torch.ones_like(q[0])
-    if not model.config["standardise"]:
-        return Units(ones, ones)
     # About zero, not the mean: a field that is constant in the data still has to be learned in size.
-    velocity, size = ((x**2).mean(0).sqrt() for x in (v, force))
-    units = Units(torch.where(velocity > 0, velocity, ones), torch.where(size > 0, size, ones))
+    units = Units(sizes(v, centred=False), sizes(force, centred=False))
+    if isinstance(model.step, Damped):
+        rate = float((units.force / sizes(p, centred=False)).mean())
+        model.step.log_gamma.data.fill_(math.log(_FRICTION * rate))
+    if not model.config["standardise"]:
+        return Units(torch.ones_like(q[0]), torch.ones_like(q[0]))
     if isinstance(model.config["energy"], str):
         set_units(model.hamiltonian, q, p, units.velocity, units.force, model.angles)
     return units
 
 
-def _one_length(sets: list[Trajectories]) -> bool:
-    return len({part.n_times for part in sets}) == 1
+def _unseen(sets: list[Trajectories], share: float, seed: int, *, first: bool = True) -> list[Tensor]:
+    # Which states judge instead of training, booleans (n, time), at least one; ``first`` states can be left out. They
+    # lie inside the very paths whose beginnings are inferred.
+    masks = [torch.zeros(part.n, part.n_times, dtype=torch.bool) for part in sets]
+    flat = torch.cat([mask.flatten() for mask in masks])
+    allowed = torch.cat([(torch.arange(part.n_times) >= (not first)).repeat(part.n) for part in sets]).nonzero()[:, 0]
+    picked, _ = split_rows(allowed, share, seed)
+    flat[allowed] = True
+    flat[picked] = False
+    pieces = flat.split([mask.numel() for mask in masks])
+    return [piece.reshape(mask.shape).to(part.q.device) for piece, mask, part in zip(pieces, masks, sets, strict=True)]
+
+
+def _windows(
+    model: HNN,
+    sets: list[Trajectories],
+    smooth: list[Trajectories],
+    sigma: Tensor,
+    *,
+    momenta: bool,
+    window: int,
+    substeps: int,
+    validation: float,
+    seed: int,
+) -> WindowObjective:
+    length = min(window, min(part.n_times for part in sets) - 1)
+    states = torch.cat([part.states.flatten(0, 1) for part in smooth])
+    spread = sizes(states)
+    doubt = None
+    if bool(sigma.any()) or not momenta:
+        shares = sigma / spread
+        if not momenta:
+            # Slopes of noisy positions are no better than these.
+            share = shares[: model.dim].mean()
+            shares = torch.cat((shares[: model.dim], share.expand(model.dim)))
+        doubt = torch.where(shares > 0, shares, _DOUBT) * spread
+    unseen = _unseen(sets, validation, seed, first=doubt is not None)
+    # Some windows overlap where the length of a trajectory is no multiple of theirs: no state is left out.
+    starts = [_starts(part.n_times - 1, length) for part in sets]
+    cuts = [part.between(k, k + length + 1) for part, ks in zip(sets, starts, strict=True) for k in ks]
+    begin = torch.cat([part.states[:, k] for part, ks in zip(smooth, starts, strict=True) for k in ks])
+    judges = torch.cat([mask[:, k : k + length + 1] for mask, ks in zip(unseen, starts, strict=True) for k in ks])
+    windows = _joined([part if momenta else part.replace(p=None) for part in cuts])
+    return WindowObjective(model, windows, begin, doubt, spread, substeps, judges)
+
+
+def _starts(steps: int, length: int) -> list[int]:
+    pieces = -(-steps // length)
+    return [round(k * (steps - length) / max(1, pieces - 1)) for k in range(pieces)]
 
 
 def _joined(sets: list[Trajectories]) -> Trajectories:
-    if len(sets) == 1:
-        return sets[0]
     arrays = {name: torch.cat([part.need(name) for part in sets]) for name in sets[0].given}
     return Trajectories(times=torch.cat([part.own_times() for part in sets]), metadata=sets[0].metadata, **arrays)
+
+
+def _run_indices(objective: PathObjective | WindowObjective, polishing: int, run: dict[str, Any]) -> History:
+    # The same trajectories or windows train and judge, by different states.
+    indices = torch.arange(len(objective.seen), device=objective.seen.device).unsqueeze(-1)
+    return _run(objective, indices, indices, polishing, run)
 
 
 def _run(objective: nn.Module, rows: Tensor, held_out: Tensor | None, polishing: int, run: dict[str, Any]) -> History:
     history = fit(objective, rows, validation=held_out, **run)
     if polishing:
-        loss = polish(objective, rows, iterations=polishing, seed=run["seed"])
+        started = time.process_time()
+        loss = polish(objective, rows, iterations=polishing, validation=held_out, seed=run["seed"])
+        history.seconds += time.process_time() - started
         history.notes.append(f"L-BFGS ended at a training loss of {loss:.6g}")
     return history

@@ -49,30 +49,36 @@ def set_units(
         hamiltonian: what :func:`named_hamiltonian` made.
         q: positions, (n, d).
         p: momenta, (n, d).
-        velocity: the spread of dq/dt, (d,).
-        force: the spread of dp/dt, (d,).
+        velocity: the size of dq/dt, (d,).
+        force: the size of dp/dt, (d,).
         periodic: the coordinates that are angles, which are their own unit.
     """
-    centre, spread = q.mean(0), _spread(q)
+    centre, spread, width = q.mean(0), sizes(q), sizes(p)
+    # An energy c E((x - m) / s) has slopes of order c / s: c is chosen so that they are those of the data.
+    work, action = (float((a.double() * b.double()).mean()) for a, b in ((spread, force), (width, velocity)))
     angles = list(periodic)
     centre[angles], spread[angles] = 0.0, 1.0
-    # An energy c E((x - m) / s) has slopes of order c / s: c is chosen so that they are those of the data.
-    work, action = float((_spread(q) * force).mean()), float((_spread(p) * velocity).mean())
     if isinstance(hamiltonian, SeparableHamiltonian):
         assert isinstance(hamiltonian.potential, ScaledEnergy)
         hamiltonian.potential.set_units(centre, spread, work)
         if isinstance(hamiltonian.kinetic, ScaledEnergy):
-            hamiltonian.kinetic.set_units(p.mean(0), _spread(p), action)
+            hamiltonian.kinetic.set_units(p.mean(0), width, action)
         else:
             assert isinstance(hamiltonian.kinetic, QuadraticKinetic)
-            hamiltonian.kinetic.log_diagonal.copy_(0.5 * (velocity / _spread(p)).log())
+            hamiltonian.kinetic.log_diagonal.copy_(0.5 * (velocity / sizes(p, centred=False)).log())
     else:
         assert isinstance(hamiltonian, JointHamiltonian) and isinstance(hamiltonian.energy, ScaledEnergy)
-        both = torch.cat((centre, p.mean(0))), torch.cat((spread, _spread(p)))
+        both = torch.cat((centre, p.mean(0))), torch.cat((spread, width))
         hamiltonian.energy.set_units(*both, math.sqrt(work * action))
 
 
-def _spread(x: Tensor) -> Tensor:
-    # A coordinate that never moves keeps its own unit.
-    spread = x.std(0)
-    return torch.where(spread > 0, spread, torch.ones_like(spread))
+def sizes(x: Tensor, *, centred: bool = True) -> Tensor:
+    """The root mean square of each column of (n, d), about its mean or about zero; (d,), all positive.
+
+    A column that does not move has the size of the others, so that the unit of the data never matters.
+    """
+    # Squares of numbers in SI units leave float32.
+    wide = x.detach().cpu().double()
+    size = (wide - wide.mean(0) if centred else wide).square().mean(0).sqrt()
+    moving = size > 4 * torch.finfo(x.dtype).eps * wide.abs().amax(0)
+    return torch.where(moving, size, size[moving].mean() if moving.any() else 1.0).to(x)

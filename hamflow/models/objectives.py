@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hamflow.errors import SolveError
 from hamflow.systems import Trajectories
+from hamflow.training import fingerprint
 
 if TYPE_CHECKING:
     from hamflow.models.hnn import HNN
 
 #: The relative error of a learned derivative that the inference of noisy states reckons with.
 _MODEL_ERROR = 0.05
-_HELD_OUT_SEED = 1
 
 
 @dataclass(frozen=True)
 class Units:
-    """Spreads of the derivatives, in which misfits are measured: of dq/dt and of dp/dt, each (d,)."""
+    """Sizes of the derivatives, in which misfits are measured: of dq/dt and of dp/dt, each (d,)."""
 
     velocity: Tensor
     force: Tensor
@@ -36,7 +37,7 @@ class DerivativeObjective(nn.Module):
 
     def __init__(self, model: HNN, units: Units) -> None:
         super().__init__()
-        self.model, self.units = model, units
+        self.model, self.units, self.config = model, units, model.config
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over rows (n, 4 d)."""
@@ -53,37 +54,50 @@ def misfit(model: HNN, q: Tensor, p: Tensor, v: Tensor, force: Tensor, units: Un
 class PathObjective(nn.Module):
     r"""Exact derivatives at noisy states: the path is known up to where it begins, and that is inferred,
 
-    .. math:: z_i(t) = a_i + \int_0^t \dot z_i, \qquad a_i \sim \mathcal N(\bar a_i, \sigma^2 / T).
+    .. math:: z_i(t) = a_i + \int_0^t \dot z_i, \qquad a_i \sim \mathcal N(\bar a_i, \sigma^2 / T_i).
 
     Derivatives at noisy states blur what they teach (errors in variables). The integral of the derivatives, by a cubic
     spline, has no such noise; its T distances from the measured states say where it begins, within
     :math:`\sigma / \sqrt T`, and the fit of the vector field settles the rest.
+
+    Args:
+        model: the model.
+        sets: trajectories with p, v and p_dot; their lengths may differ.
+        noise: the standard deviation of each of (q, p), (2 d,).
+        units: of the derivatives.
+        unseen: for each set, which states judge instead of training, booleans (n, time).
     """
 
-    def __init__(self, model: HNN, data: Trajectories, noise: Tensor, units: Units, held_out: float) -> None:
+    def __init__(self, model: HNN, sets: list[Trajectories], noise: Tensor, units: Units, unseen: list[Tensor]) -> None:
         super().__init__()
-        self.model, self.units = model, units
-        slopes = torch.cat((data.need("v"), data.need("p_dot")), dim=-1)
-        path = integrate(data, slopes)
-        self.begin = (data.states - path).mean(1, keepdim=True)
+        self.model, self.units, self.noise = model, units, noise
+        slopes = [torch.cat((part.need("v"), part.need("p_dot")), dim=-1) for part in sets]
+        paths = [integrate(part, slope) for part, slope in zip(sets, slopes, strict=True)]
+        distances = [(part.states - path).mean(1) for part, path in zip(sets, paths, strict=True)]
+        self.begin = torch.cat(distances).unsqueeze(1)
         # In units of the noise, so that one learning rate fits all.
         self.shift = nn.Parameter(torch.zeros_like(self.begin))
-        self.path, self.slopes, self.noise = path, slopes, noise
-        self.seen = _seen(data.q.shape[:2], held_out, path)
+        self.path, self.slopes = _padded(paths), _padded(slopes)
+        self.unseen = _padded([mask.to(noise) for mask in unseen])
+        self.seen = _padded([1 - mask.to(noise) for mask in unseen])
+        self.config = model.config | {"data": fingerprint(torch.cat((self.begin + self.path, self.slopes), dim=-1))}
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over trajectories, given by their indices (n, 1)."""
         i = batch[:, 0]
-        states = self.begin[i] + self.noise * self.shift[i] + self.path[i]
-        q, p = states.chunk(2, dim=-1)
+        q, p = self.states(i).chunk(2, dim=-1)
         v, force = self.slopes[i].chunk(2, dim=-1)
         each = misfit(self.model, q, p, v, force, self.units)
-        weights = self.seen[i] if self.training else 1 - self.seen[i]
-        return (each * weights).sum() / weights.sum().clamp_min(1) + _MODEL_ERROR**2 * (self.shift[i] ** 2).mean()
+        if not self.training:
+            return (each * self.unseen[i]).sum() / self.unseen[i].sum().clamp_min(1)
+        weights = self.seen[i]
+        times = (self.seen[i] + self.unseen[i]).sum(1)
+        prior = (times * (self.shift[i] ** 2).mean((1, 2))).sum() / times.sum()
+        return (each * weights).sum() / weights.sum().clamp_min(1) + _MODEL_ERROR**2 * prior
 
-    def states(self) -> Tensor:
-        """The inferred states, (n, time, 2 d)."""
-        return (self.begin + self.noise * self.shift + self.path).detach()
+    def states(self, i: Tensor) -> Tensor:
+        """The inferred states of the trajectories ``i``, (len(i), time, 2 d); shorter ones are padded."""
+        return self.begin[i] + self.noise * self.shift[i] + self.path[i]
 
 
 class WindowObjective(nn.Module):
@@ -93,6 +107,15 @@ class WindowObjective(nn.Module):
 
     With noise the first state of each window is inferred with the energy (multiple shooting); without, it is the
     measured one. What was not measured (momenta, where only positions are known) does not count.
+
+    Args:
+        model: the model.
+        windows: trajectories of one length.
+        start: what is known of their first states, (n, 2 d).
+        noise: the doubt about each of (q, p) there, (2 d,); None where the first states are exact.
+        spread: the unit of (q, p) without noise, (2 d,).
+        substeps: steps between two states.
+        unseen: which states judge instead of training, booleans (n, time).
     """
 
     def __init__(
@@ -103,31 +126,37 @@ class WindowObjective(nn.Module):
         noise: Tensor | None,
         spread: Tensor,
         substeps: int,
-        held_out: float,
+        unseen: Tensor,
     ) -> None:
         super().__init__()
         self.model, self.substeps = model, substeps
         q = windows.q
         p = torch.zeros_like(q) if windows.p is None else windows.p
         self.observed = torch.cat((q, p), dim=-1)
-        self.counts = torch.cat((torch.ones_like(q), torch.full_like(q, float(windows.p is not None))), dim=-1)
         self.scale = spread if noise is None else noise
         self.start = start
         self.shift = None if noise is None else nn.Parameter(torch.zeros_like(start))
-        self.gaps = windows.own_times().diff(dim=-1).to(q)
-        mean = self.gaps.mean()
-        self.even = float(mean) if (self.gaps - mean).abs().max() < 1e-5 * mean else None
-        seen = _seen(q.shape[:2], held_out, q).unsqueeze(-1)
-        self.seen, self.unseen = self.counts * seen, self.counts * (1 - seen)
+        times = windows.own_times()
+        self.gaps, self.even = times.diff(dim=-1).to(q), even_gap(times)
+        counts = torch.cat((torch.ones_like(q), torch.full_like(q, float(windows.p is not None))), dim=-1)
+        self.seen, self.unseen = (counts * mask.to(q).unsqueeze(-1) for mask in (~unseen, unseen))
         if noise is None:
             # The first state is given, so it says nothing.
             self.seen[:, 0] = self.unseen[:, 0] = 0.0
+        data = torch.cat((self.observed, times.to(q).unsqueeze(-1), self.unseen), dim=-1)
+        self.config = model.config | {
+            "data": fingerprint(data), "doubt": fingerprint(self.scale), "substeps": substeps
+        }  # fmt: skip
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over windows, given by their indices (n, 1)."""
         i = batch[:, 0]
-        predicted = self.roll(i)
         weights = self.seen[i] if self.training else self.unseen[i]
+        try:
+            predicted = self.roll(i)
+        except SolveError:
+            # As a step that leaves the finite numbers: the loop goes back to better weights.
+            return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * torch.nan
         return (((predicted - self.observed[i]) / self.scale) ** 2 * weights).sum() / weights.sum().clamp_min(1)
 
     def roll(self, i: Tensor) -> Tensor:
@@ -142,17 +171,26 @@ class WindowObjective(nn.Module):
         return torch.stack(states, dim=1)
 
 
+def even_gap(times: Tensor) -> float | None:
+    """The one gap of times (n, time), or None where the gaps differ by more than rounding."""
+    gaps = times.diff(dim=-1)
+    mean = float(gaps.mean())
+    rounding = 4 * torch.finfo(times.dtype).eps * float(times.abs().max())
+    return mean if float((gaps - mean).abs().max()) < 1e-5 * mean + rounding else None
+
+
 def integrate(data: Trajectories, slopes: Tensor) -> Tensor:
     """The integral of slopes (n, time, m) from the first time on, by cubic splines, of the same shape."""
     from scipy.interpolate import CubicSpline
 
+    if data.n_times == 1:
+        return torch.zeros_like(slopes)
     times = data.own_times().detach().double().cpu().numpy()
     values = slopes.detach().double().cpu().numpy()
     paths = [CubicSpline(t, x).antiderivative()(t) for t, x in zip(times, values, strict=True)]
     return torch.as_tensor(np.stack(paths)).to(slopes)
 
 
-def _seen(shape: torch.Size, held_out: float, like: Tensor) -> Tensor:
-    # Which states train, (n, time); the others judge. They lie inside the very paths whose beginnings are inferred.
-    generator = torch.Generator().manual_seed(_HELD_OUT_SEED)
-    return (torch.rand(shape, generator=generator) >= held_out).to(like)
+def _padded(parts: list[Tensor]) -> Tensor:
+    # Tensors (n, time, ...) of different times as one, zero where there is nothing.
+    return nn.utils.rnn.pad_sequence([row for part in parts for row in part], batch_first=True)

@@ -19,7 +19,7 @@ from hamflow.systems.storage import read_trajectories, write_trajectories
 ARRAYS = ("q", "p", "v", "p_dot", "v_dot")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectories:
     r"""A set of n trajectories of equal length, simulated or measured.
 
@@ -132,7 +132,12 @@ class Trajectories:
 
     def __getitem__(self, index: int | slice | Tensor) -> Self:
         """Some of the trajectories; an index, a slice, or a tensor of indices or of booleans."""
-        rows = slice(index, index + 1 or None) if isinstance(index, int) else index
+        if isinstance(index, (slice, Tensor)):
+            rows: slice | Tensor = index
+        else:
+            # A list would raise the same: a loop over the trajectories ends by it.
+            first = range(self.n)[index]
+            rows = slice(first, first + 1)
         return self._map(lambda x: x[rows], own_times=True)
 
     def between(self, first: int, last: int | None) -> Self:

@@ -102,7 +102,7 @@ def fit(
     )  # fmt: skip
     with seeded(seed, x.device):
         rows, held_out = split_rows(x, validation, seed)
-        settings |= {"rows": _mark(rows), "held_out": None if held_out is None else _mark(held_out)}
+        settings |= {"rows": fingerprint(rows), "held_out": None if held_out is None else fingerprint(held_out)}
         settings |= {f"model {name}": str(value) for name, value in getattr(model, "config", {}).items()}
         run = _Run(model, rows, held_out, settings, None if checkpoint is None else Path(checkpoint))
         return run.train(progress)
@@ -129,7 +129,8 @@ def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple
     return x[order[n_held_out:]], x[order[:n_held_out]]
 
 
-def _mark(rows: Tensor) -> str:
+def fingerprint(rows: Tensor) -> str:
+    """The shape and the SHA-256 of a tensor, by which a checkpoint knows its data."""
     return f"{tuple(rows.shape)} {hashlib.sha256(rows.detach().cpu().contiguous().numpy().tobytes()).hexdigest()}"
 
 
