@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hamflow.diagnostics import angular_momentum, total_momentum
 from hamflow.energies import BodyKinetic, BodyMasses, NewtonPotential, SeparableHamiltonian
 from hamflow.errors import InputError, check_positive, is_number
 from hamflow.systems.sampling import Range, uniform
@@ -81,14 +82,11 @@ class NBody(System, SeparableHamiltonian):
 
     def total_momentum(self, p: Tensor) -> Tensor:
         """The sum of the momenta, (*batch, space); it is conserved."""
-        return p.unflatten(-1, (-1, self.space)).sum(-2)
+        return total_momentum(p, space=self.space)
 
     def angular_momentum(self, q: Tensor, p: Tensor) -> Tensor:
         """The angular momentum about the origin, (*batch,) in the plane and (*batch, 3) in space; it is conserved."""
-        x, y = (a.unflatten(-1, (-1, self.space)) for a in (q, p))
-        if self.space == 3:
-            return torch.linalg.cross(x, y).sum(-2)
-        return (x[..., 0] * y[..., 1] - x[..., 1] * y[..., 0]).sum(-1)
+        return angular_momentum(q, p, space=self.space)
 
     def initial_states(
         self,
