@@ -23,11 +23,12 @@ _FINE = 0.02  # the largest step of a rollout
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted contender: rollout(q, p, times) -> (time, n, 2 d), its size and its cost."""
+    """A fitted contender: rollout(q, p, times) -> (time, n, 2 d), its size, its cost, and the model if it is ours."""
 
     rollout: Path
     params: int
     seconds: float
+    model: hf.HNN | None = None
 
 
 def settings(model: str, task: str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def _own(task: str, *, from_states: bool) -> dict[str, Any]:
     if task == "real_pendulum":
         # Finite differences over a sixth of a second are too coarse to teach an energy: states do, for both.
         model |= {"widths": [32, 32], "friction": True, "scheme": "leapfrog"}
-        training |= {"learn_from": "states", "substeps": 2, "window": 20, "noise": 0.02}
+        training |= {"learn_from": "states", "substeps": 2, "window": 20, "noise": 0.02, "epochs": 90, "polish": 100}
     if task == "two_body":
         model |= {"widths": [128, 128]}
         training |= {"epochs": 80, "batch_size": 512, "polish": 0, "learning_rate": 3e-3}
@@ -93,7 +94,7 @@ def _train_hnn(model: str, chosen: dict[str, Any], task: Task, seed: int, quick:
             states.append(fitted.rollout(*here, n_steps=1, dt=gap, substeps=substeps, scheme=scheme)[-1])
         return torch.stack(states)
 
-    return Fitted(rollout, count_parameters(fitted), seconds)
+    return Fitted(rollout, count_parameters(fitted), seconds, fitted)
 
 
 def pair_energy(data: hf.systems.Trajectories, widths: list[int], seed: int) -> hf.SeparableHamiltonian:

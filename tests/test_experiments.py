@@ -17,6 +17,8 @@ sys.path.insert(0, str(EXPERIMENTS))
 
 import datasets  # noqa: E402
 import density_tabular  # noqa: E402
+import hnn_contenders  # noqa: E402
+import hnn_tasks  # noqa: E402
 import learning_rates  # noqa: E402
 import mixture_peer  # noqa: E402
 import peers  # noqa: E402
@@ -182,6 +184,40 @@ def test_quick_run_writes_and_resumes(script: str, case: str, models: list[str],
     assert "Every figure that has a bar" in (tmp_path / "README.md").read_text()
     assert "2 of 2 runs are finished already" in _quick(script, out, "--seeds", "0", "--models", *models)
     assert json.loads((out / "metrics.json").read_text()) == rows
+
+
+def test_quick_run_of_learned_energies(tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    _quick("hnn.py", out)
+    rows = json.loads((out / "metrics.json").read_text())
+    assert not [row for row in rows if row["metric"] == "failed"]
+    assert {row["model"] for row in rows if row["metric"] == "energy_mse"} == {"hnn", "mlp"}
+    assert {row["metric"] for row in rows if row["model"] == "hnn"} > {"energy_mse_published", "energy_drift_slope"}
+    assert "(median; " in (out / "table.md").read_text()
+    assert (out / "pendulum.png").stat().st_size > 5000
+    assert (out / "drift.png").stat().st_size > 2000
+
+
+def test_three_body_pairs_share_their_masses() -> None:
+    task = hnn_tasks.load_task("three_body", 0, quick=True)
+    energy = hnn_contenders.pair_energy(task.train, [8], seed=0)
+    assert energy.kinetic.masses is energy.potential.masses
+    assert len([name for name, _ in energy.named_parameters() if "log_masses" in name]) == 1
+
+
+def test_tasks_have_their_true_energy() -> None:
+    for name, by_hand in [
+        ("mass_spring", lambda q, p: (q**2 + p**2).sum(-1)),
+        ("pendulum", lambda q, p: (3 * (1 - q.cos()) + p**2).sum(-1)),
+    ]:
+        task = hnn_tasks.load_task(name, 1, quick=True)
+        q, p = torch.randn(2, 5, 1, dtype=torch.float64)
+        assert (task.energy(q, p) - by_hand(q, p)).abs().max() < 1e-12
+        # The noise is on the states alone; third differences tell noise from motion.
+        assert task.train.metadata["noise"] == 0.1
+        slopes = torch.cat((task.train.need("v"), task.train.need("p_dot")), -1)
+        assert task.train.states.diff(n=3, dim=1).std() > 0.3
+        assert slopes.diff(n=3, dim=1).std() < 0.1
 
 
 def test_learning_rates_are_chosen_by_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
