@@ -39,7 +39,7 @@ autodoc_default_options = {"show-inheritance": True}
 
 
 # Docstrings write shapes plainly, as in (*batch, d), which reStructuredText would read as the start of an emphasis.
-CODE_OR_SHAPE = re.compile(r"``.*?``|`[^`]+`|\(\*\w[^()]*\)")
+CODE_OR_SHAPE = re.compile(r"``.*?``|`[^`]+`|\((?:[^()`]*, )?\*\w[^()]*\)")
 
 
 def set_shapes_as_code(app, what, name, obj, options, lines):
