@@ -271,7 +271,12 @@ class HNN(nn.Module):
             )
         dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
         facts = {"dtype": dtype, "angles": list(self.angles), "history": asdict(self.history)}
-        write_model(path, SavedModel("HNN", self.config, self.state_dict(), facts))
+        write_model(path, SavedModel("HNN", self.config, self._own_state(), facts))
+
+    def _own_state(self) -> dict[str, Tensor]:
+        # The step holds the Hamiltonian once more.
+        state = self.state_dict()
+        return {name: x for name, x in state.items() if name.startswith("hamiltonian.") or "hamiltonian." not in name}
 
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:
@@ -280,7 +285,9 @@ class HNN(nn.Module):
             model = cls(**saved.config)
             model.assemble(saved.facts["angles"])
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
-            model.load_state_dict(saved.state)
+            if model._own_state().keys() != saved.state.keys():
+                raise KeyError(f"weights {', '.join(sorted(model._own_state().keys() ^ saved.state.keys()))}")
+            model.load_state_dict(saved.state, strict=False)
             model.history = saved_history(saved)
         except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
             reason = " ".join(str(error).split())
