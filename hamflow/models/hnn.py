@@ -284,8 +284,8 @@ class HNN(nn.Module):
             model = cls(**saved.config)
             model.assemble(saved.facts["angles"])
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
-            if set(saved.state) != set(model._own_state()):
-                raise KeyError("other weights than this model has")
+            if model._own_state().keys() != saved.state.keys():
+                raise KeyError(f"weights {', '.join(sorted(model._own_state().keys() ^ saved.state.keys()))}")
             model.load_state_dict(saved.state, strict=False)
             model.history = saved_history(saved)
         except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:

@@ -218,8 +218,7 @@ def _windows(
     seed: int,
 ) -> WindowObjective:
     length = min(window, min(part.n_times for part in sets) - 1)
-    states = torch.cat([part.states.flatten(0, 1) for part in smooth])
-    spread = sizes(states)
+    spread = torch.cat([sizes(x) for x in torch.cat([part.states.flatten(0, 1) for part in smooth]).chunk(2, dim=-1)])
     doubt = None
     if bool(sigma.any()) or not momenta:
         shares = sigma / spread

@@ -80,7 +80,10 @@ def _each(data: Trajectories, states: Tensor, method: str) -> tuple[Tensor, Tens
         found = [estimate(t, x) for t, x in zip(times, values, strict=True)]
         pair = [np.stack(part) for part in zip(*found, strict=True)]
     smoothed, slopes = (torch.as_tensor(np.ascontiguousarray(x)).to(states) for x in pair)
-    return smoothed, slopes
+    # What stays where it is has no slope: that of its rounding would be taken for one.
+    span, largest = states.amax(1) - states.amin(1), states.abs().amax(1)
+    rests = span <= 4 * torch.finfo(states.dtype).eps * largest
+    return smoothed, torch.where(rests.unsqueeze(1), 0.0, slopes)
 
 
 def _spline(time: _Array, values: _Array) -> _Pair:

@@ -50,7 +50,7 @@ def polish(
         with seeded(seed, x.device):
             loss: Tensor = model.loss(x)  # type: ignore[operator]
         loss.backward()
-        return loss
+        return loss.detach()
 
     def judge(loss: float) -> float:
         if validation is None:
@@ -62,7 +62,7 @@ def polish(
         return held
 
     model.train()
-    best, kept = copy.deepcopy(model.state_dict()), float(closure().detach())
+    best, kept = copy.deepcopy(model.state_dict()), float(closure())
     lowest, last = judge(kept), kept
     try:
         for done in range(0, iterations, _ROUND):
@@ -70,7 +70,7 @@ def polish(
             group["max_iter"] = min(_ROUND, iterations - done)
             group["max_eval"] = 2 * group["max_iter"]
             optimizer.step(closure)
-            loss = float(closure().detach())
+            loss = float(closure())
             score = judge(loss)
             if math.isfinite(loss) and score < lowest:
                 best, kept, lowest = copy.deepcopy(model.state_dict()), loss, score
