@@ -125,12 +125,12 @@ class HNN(nn.Module):
     @property
     def friction(self) -> Tensor:
         r""":math:`\gamma`, a number of dimension 1 / time; zero without friction."""
-        return torch.as_tensor(self.step.damping)
+        return torch.as_tensor(self.step.damping).detach()
 
     def vector_field(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         r"""The pair :math:`(\dot q, \dot p)`, q and p of shape (*batch, d), each (*batch, d)."""
         dq, dp = self.hamiltonian.gradient(q, p)
-        return dp, -dq - self.friction * p if self.config["friction"] else -dq
+        return dp, -dq - self.step.damping * p if self.config["friction"] else -dq
 
     def energy(self, q: Any, p: Any) -> Tensor:
         """The learned energy up to a constant, q and p of shape (*batch, d) -> (*batch,)."""
