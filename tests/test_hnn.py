@@ -603,8 +603,11 @@ FITS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("make", "settings", "message"), FITS.values(), ids=FITS.keys())
 def test_bad_data_are_named(make: Any, settings: dict[str, Any], message: str) -> None:
+    model = hf.HNN(1)
+    hamiltonian = model.hamiltonian
     with pytest.raises(hf.InputError, match=message):
-        hf.HNN(1).fit(make(), **{"epochs": 1, "progress": False} | settings)
+        model.fit(make(), **{"epochs": 1, "progress": False} | settings)
+    assert model.hamiltonian is hamiltonian or "leaves none" in message, "a refused fit costs what was learned"
 
 
 def test_bad_rollouts_are_named() -> None:
