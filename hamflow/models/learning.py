@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hamflow.errors import InputError, is_number
+from hamflow.errors import InputError, check_choice, is_number
 from hamflow.models.mechanics import set_units, sizes
 from hamflow.models.objectives import DerivativeObjective, PathObjective, Units, WindowObjective
 from hamflow.steps import Damped
@@ -160,7 +160,9 @@ def _declared_noise(data: Trajectories) -> tuple[float, str]:
     noise = data.metadata["noise"]
     if not is_number(noise) or not 0 <= noise < float("inf"):
         raise InputError(f"metadata['noise'] = {noise!r}, expected a standard deviation, 0 or more: give noise")
-    return float(noise), str(data.metadata.get("noise_on", "states"))
+    where = data.metadata.get("noise_on", "states")
+    check_choice("metadata['noise_on']", where, ("states", "velocities"))
+    return float(noise), where
 
 
 def _with_momenta(data: Trajectories) -> Trajectories:
