@@ -591,6 +591,11 @@ FITS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "nan_noise": (tiny, {"noise": math.nan}, "noise = nan, expected a finite standard deviation"),
     "noise": (tiny, {"noise": -1}, "noise = -1"),
     "noise_text": (lambda: noted("much"), {}, r"metadata\['noise'\] = 'much', expected a standard deviation"),
+    "noise_on": (
+        lambda: tiny(metadata={"noise": 0.1, "noise_on": "q"}),
+        {},
+        r"metadata\['noise_on'\] = 'q', expected one of 'states', 'velocities'",
+    ),
     "noise_list": (lambda: noted([0.1]), {}, r"metadata\['noise'\] = \[0.1\]"),
     "validation": (tiny, {"validation": 1.0}, "validation = 1.0"),
     "all_held_out": (lambda: tiny().between(0, 1)[:1], {}, "leaves none to train on"),
@@ -603,8 +608,11 @@ FITS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("make", "settings", "message"), FITS.values(), ids=FITS.keys())
 def test_bad_data_are_named(make: Any, settings: dict[str, Any], message: str) -> None:
+    model = hf.HNN(1)
+    hamiltonian = model.hamiltonian
     with pytest.raises(hf.InputError, match=message):
-        hf.HNN(1).fit(make(), **{"epochs": 1, "progress": False} | settings)
+        model.fit(make(), **{"epochs": 1, "progress": False} | settings)
+    assert model.hamiltonian is hamiltonian or "leaves none" in message, "a refused fit costs what was learned"
 
 
 def test_bad_rollouts_are_named() -> None:

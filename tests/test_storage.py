@@ -123,7 +123,7 @@ def of_another_size(folder: Path) -> None:
         (swapped, "damaged or belongs to another"),
         (described(format=2), "has format 2, expected 1: another version wrote it"),
         (described(format=None), "has format None"),
-        (described(model="GAN"), "kind 'GAN', expected one of"),
+        (described(model="PCA"), "kind 'PCA', expected one of"),
         (described(facts={}), "does not fit this version"),
         (described(facts={"dtype": "red", "history": {"start": None}}), "does not fit this version"),
         (described(config=[1]), "does not fit this version"),

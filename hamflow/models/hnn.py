@@ -20,7 +20,7 @@ from hamflow.errors import (
     check_seed,
     is_number,
 )
-from hamflow.models.learning import checked_sets, converted, learn
+from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.mechanics import ENERGIES, named_hamiltonian
 from hamflow.models.storage import SavedModel, saved_history, write_model
 from hamflow.rollout import rollout
@@ -212,14 +212,15 @@ class HNN(nn.Module):
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
         sets = checked_sets(data, dim=self.dim)
+        way = plan(sets, learn_from=learn_from, noise=noise)
         target = check_device(sets[0].q.device if device is None else device)
         dtype = sets[0].q.dtype if dtype is None else dtype
         sets = [converted(part, device=target, dtype=dtype) for part in sets]
         self.assemble(sets[0].periodic)
         self.to(device=target, dtype=dtype)
         self.history = learn(
-            self, sets, learn_from=learn_from, noise=noise, window=window, substeps=substeps, polishing=polish,
-            validation=validation, progress=progress, checkpoint=checkpoint, settings=settings,
+            self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
+            progress=progress, checkpoint=checkpoint, settings=settings,
         )  # fmt: skip
         return self.eval()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hamflow.errors import InputError, is_number
+from hamflow.errors import InputError, check_choice, is_number
 from hamflow.models.mechanics import set_units, sizes
 from hamflow.models.objectives import DerivativeObjective, PathObjective, Units, WindowObjective
 from hamflow.steps import Damped
@@ -57,12 +57,31 @@ def converted(data: Trajectories, *, device: torch.device, dtype: torch.dtype) -
     return data.replace(times=times).to(device=device, dtype=dtype).replace(times=times.to(device))
 
 
+class Plan(NamedTuple):
+    """What the data allow: ``"derivatives"`` or ``"states"``, the noise of each of (q, p), (2 d,), if it is known."""
+
+    source: str
+    noise: Tensor
+    known: bool
+
+
+def plan(sets: list[Trajectories], *, learn_from: str, noise: float | None) -> Plan:
+    """How these trajectories are learned from.
+
+    Raises:
+        InputError: they lack what ``learn_from`` asks for, or their noise is not one number.
+    """
+    source = _source(sets[0].given, learn_from)
+    if source == "states" and min(part.n_times for part in sets) < 2:
+        raise InputError("data has a trajectory of a single state, expected at least two to learn from states")
+    return Plan(source, *_noise(sets, noise))
+
+
 def learn(
     model: HNN,
     sets: list[Trajectories],
     *,
-    learn_from: str,
-    noise: float | None,
+    plan: Plan,
     window: int,
     substeps: int,
     polishing: int,
@@ -72,11 +91,9 @@ def learn(
     settings: dict[str, Any],
 ) -> History:
     """Train the model's Hamiltonian; see :meth:`hamflow.HNN.fit`, which has checked the arguments."""
-    given = sets[0].given
-    source = _source(given, learn_from)
-    sigma, known = _noise(sets, noise)
+    given, sigma = sets[0].given, plan.noise.to(sets[0].q)
     run = {"progress": progress, "checkpoint": checkpoint} | settings
-    if source == "derivatives":
+    if plan.source == "derivatives":
         sets = [with_momenta(part) for part in sets]
         rows = torch.cat([_rows(part) for part in sets])
         units = _units(model, rows)
@@ -85,11 +102,10 @@ def learn(
             return _run(DerivativeObjective(model, units), train, held_out, polishing, run)
         unseen = _unseen(sets, validation, settings["seed"])
         return _run_indices(PathObjective(model, sets, sigma, units, unseen), polishing, run)
-    if min(part.n_times for part in sets) < 2:
-        raise InputError("data has a trajectory of a single state, expected at least two to learn from states")
+    exact = plan.known and not bool(sigma.any())
     # Neither the given derivatives nor exact velocities beside noisy momenta: states alone.
-    sets = [_states_alone(part, exact=known and not sigma.any()) for part in sets]
-    method = [_method(part, exact=known and not sigma.any()) for part in sets]
+    sets = [_states_alone(part, exact=exact) for part in sets]
+    method = [_method(part, exact=exact) for part in sets]
     smooth = [
         estimate_derivatives(part, method=how, smooth=bool(sigma.any())) for part, how in zip(sets, method, strict=True)
     ]
@@ -144,17 +160,18 @@ def _declared_noise(data: Trajectories) -> tuple[float, str]:
     noise = data.metadata["noise"]
     if not is_number(noise) or not 0 <= noise < float("inf"):
         raise InputError(f"metadata['noise'] = {noise!r}, expected a standard deviation, 0 or more: give noise")
-    return float(noise), str(data.metadata.get("noise_on", "states"))
+    where = data.metadata.get("noise_on", "states")
+    check_choice("metadata['noise_on']", where, ("states", "velocities"))
+    return float(noise), where
 
 
 def with_momenta(data: Trajectories) -> Trajectories:
     """The trajectories, with velocities for momenta where these are missing.
 
-    That is a unit mass; any other only changes the unit of the energy.
-
     Raises:
         InputError: there are no velocities either.
     """
+    # A unit mass; any other only changes the unit of the energy.
     return data if data.p is not None else data.replace(p=data.need("v"), p_dot=data.v_dot)
 
 
