@@ -27,6 +27,7 @@ class Task:
         energy: the true energy, whose mean squared error is the metric.
         published_energy: what the published code takes for the energy, where that differs.
         measured: what the energy of a rollout is held against, (time, n), or None for its first value.
+        truth: the true states along the rollouts, (time, n, 2 d), where the published energy is not constant on them.
         bar: of energy_mse with derivatives, and from states alone.
         published: energy_mse of the published model, by its own metric.
     """
@@ -37,6 +38,7 @@ class Task:
     energy: Energy
     published_energy: Energy | None
     measured: Tensor | None
+    truth: Tensor | None
     bar: tuple[float, float]
     published: float | None
 
@@ -64,7 +66,8 @@ def _oscillator(system: Any, radius: tuple[float, float], points: int, seed: int
         n, points - 1, 3 / (points - 1), initial=_shells(n, radius, generator), noise=0.1, derivatives=True, seed=seed
     )
     starts = _shells(15, radius, generator)
-    return Task(train, starts, torch.linspace(0, 20, 100, dtype=torch.float64), measured=None, **judged)
+    truth = system.simulate(15, 99, 20 / 99, initial=starts).states.transpose(0, 1)
+    return Task(train, starts, torch.linspace(0, 20, 100, dtype=torch.float64), measured=None, truth=truth, **judged)
 
 
 def _squares(q: Tensor, p: Tensor) -> Tensor:
@@ -97,7 +100,7 @@ def _real_pendulum(seed: int, quick: bool) -> Task:
 
     q, p = test.q.transpose(0, 1), test.need("p").transpose(0, 1)
     times = test.own_times()[0] - test.own_times()[0, 0]
-    return Task(train, (q[0], p[0]), times, energy, None, energy(q, p), (4.9e-4, 4.9e-4), 1.45e-2)
+    return Task(train, (q[0], p[0]), times, energy, None, energy(q, p), None, (4.9e-4, 4.9e-4), 1.45e-2)
 
 
 def _two_body(seed: int, quick: bool) -> Task:
@@ -115,7 +118,7 @@ def _two_body(seed: int, quick: bool) -> Task:
     n = 8 if quick else 800
     train = system.simulate(n, 49, 20 / 49, initial=orbits(n), derivatives=True, seed=seed)
     times = torch.linspace(0, 20, 100 if quick else 400, dtype=torch.float64)
-    return Task(train, orbits(15), times, system, None, None, (1e-5, 2e-5), 3.88e-5)
+    return Task(train, orbits(15), times, system, None, None, None, (1e-5, 2e-5), 3.88e-5)
 
 
 def _three_body(seed: int, quick: bool) -> Task:
@@ -126,4 +129,4 @@ def _three_body(seed: int, quick: bool) -> Task:
         n, 19, 5 / 19, initial=system.initial_states(n, generator), derivatives=True, seed=seed, tolerance=1e-9
     )
     times = torch.linspace(0, 3, 60, dtype=torch.float64)
-    return Task(train, system.initial_states(15, generator), times, system, None, None, (1e-2, 2e-2), 4.19e-2)
+    return Task(train, system.initial_states(15, generator), times, system, None, None, None, (1e-2, 2e-2), 4.19e-2)
