@@ -27,7 +27,7 @@ class Task:
         energy: the true energy, whose mean squared error is the metric.
         published_energy: what the published code takes for the energy, where that differs.
         measured: what the energy of a rollout is held against, (time, n), or None for its first value.
-        truth: the true states along the rollouts, (time, n, 2 d), where the published energy is not constant on them.
+        truth: the true or measured states along the rollouts, (time, n, 2 d), where they are needed.
         bar: of energy_mse with derivatives, and from states alone.
         published: energy_mse of the published model, by its own metric.
     """
@@ -100,7 +100,8 @@ def _real_pendulum(seed: int, quick: bool) -> Task:
 
     q, p = test.q.transpose(0, 1), test.need("p").transpose(0, 1)
     times = test.own_times()[0] - test.own_times()[0, 0]
-    return Task(train, (q[0], p[0]), times, energy, None, energy(q, p), None, (4.9e-4, 4.9e-4), 1.45e-2)
+    truth = torch.cat((q, p), -1)
+    return Task(train, (q[0], p[0]), times, energy, None, energy(q, p), truth, (4.9e-4, 4.9e-4), 1.45e-2)
 
 
 def _two_body(seed: int, quick: bool) -> Task:
