@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,17 @@ TABLES = tuple(_LOADERS)
 def load_table(name: str) -> Array:
     """Return the table of that name, shape (n, d); raises MissingDataError when its file is not at hand."""
     return _LOADERS[name]()
+
+
+def tables_at_hand(names: Iterable[str]) -> Iterator[tuple[str, Array]]:
+    """Yield the names and the tables whose files are at hand; those that are left out are named on stderr."""
+    for name in names:
+        try:
+            table = load_table(name)
+        except MissingDataError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+        else:
+            yield name, table
 
 
 @dataclass(frozen=True)

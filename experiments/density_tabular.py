@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import report
 import runner
 from contenders import Hamiltonian, Schedule, configuration, train
-from datasets import FOLDS, SMALL_ROWS, TABLES, MissingDataError, is_cross_validated, load_table, whitened_split
+from datasets import FOLDS, SMALL_ROWS, TABLES, is_cross_validated, load_table, tables_at_hand, whitened_split
 from learning_rates import chosen_rate
 from mixture_peer import SETTINGS as GMM
 from nhf_models import NHF_MODELS
@@ -155,12 +154,7 @@ def main() -> None:
     """Run what the command line asks for, then write the table, the figure and the overview."""
     options = runner.parse_options(NAME, __doc__ or "", TABLES, MODELS, quick=(["wine"], QUICK_MODELS))
     runs, decides = [], {}
-    for case in options.cases:
-        try:
-            table = load_table(case)
-        except MissingDataError as error:
-            print(f"{case} is left out: {error}", file=sys.stderr)
-            continue
+    for case, table in tables_at_hand(options.cases):
         schedule, dim = schedule_of(len(table), options.quick), table.shape[1]
         for model in MODELS:
             rate = QUICK_RATE if options.quick or model == "gmm" else chosen_rate(case, model)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import report
 import runner
 from contenders import Flow, Hamiltonian, Schedule, configuration, train
-from datasets import TABLES, MissingDataError, load_table, whitened_split
+from datasets import TABLES, load_table, tables_at_hand, whitened_split
 from peers import PEERS
 from tabular import budget_of, schedule_of
 
@@ -56,12 +54,7 @@ def main() -> None:
     options = runner.parse_options(NAME, __doc__ or "", TABLES, MODELS, quick=(["wine"], ["nhf", "realnvp"]))
     rates = RATES[:2] if options.quick else RATES
     runs, decides = [], {}
-    for case in options.cases:
-        try:
-            table = load_table(case)
-        except MissingDataError as error:
-            print(f"{case} is left out: {error}", file=sys.stderr)
-            continue
+    for case, table in tables_at_hand(options.cases):
         schedule, dim = schedule_of(len(table), options.quick), table.shape[1]
         for model in MODELS:
             own = [configuration(model, case, dim, budget_of(dim), schedule, rate) for rate in rates]

@@ -21,8 +21,6 @@ AU_KM = 149_597_870.7
 YEAR_DAYS = 365.25
 #: The Julian date, barycentric dynamical time, from which times are counted: the epoch J2000.
 J2000 = 2_451_545.0
-#: Speed of light, AU a day.
-LIGHT_AU_PER_DAY = 299_792.458 * 86_400 / AU_KM
 #: What the ephemeris itself rests on, to hold learned masses against: G times the mass of the Sun in AU^3 / day^2, and
 #: the mass of the Sun over that of each planet with its moons.
 GM_SUN = 0.01720209895**2
