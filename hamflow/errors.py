@@ -79,20 +79,36 @@ def check_device(device: torch.device | str) -> torch.device:
         raise InputError(f"device = {str(device)!r}, expected a device of this machine: {reason}") from error
 
 
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise :class:`InputError` unless the dtype is None, float32 or float64."""
+    if dtype not in (None, torch.float32, torch.float64):
+        raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise :class:`InputError` unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise InputError(f"{name} = {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
-def check_rows(x: Any, name: str = "x", *, dim: int | None = None) -> Tensor:
+def column_names(x: Any) -> tuple[str, ...] | None:
+    """The names of the columns of a data frame; None for a table without names of their own."""
+    names = tuple(getattr(x, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def check_rows(x: Any, name: str = "x", *, dim: int | None = None, columns: tuple[str, ...] | None = None) -> Tensor:
     """Return a finite floating table of shape (n, dim) as a tensor, or say what is wrong with it.
 
-    Integers and booleans become float; NumPy arrays, data frames, lists and tensors are taken.
+    Integers and booleans become float; NumPy arrays, data frames, lists and tensors are taken. A data frame with names
+    must have those of ``columns``, where they are given, in the same order; a table without names goes by position.
 
     Raises:
-        InputError: not numeric, not of shape (n, dim), empty, or with NaN or infinite entries.
+        InputError: not numeric, not of shape (n, dim), empty, with other names, or with NaN or infinite entries.
     """
+    found = column_names(x)
+    if columns is not None and found is not None and found != columns:
+        raise InputError(f"{name} has the columns {list(found)}, expected {list(columns)}, in this order")
     if not isinstance(x, Tensor):
         if hasattr(x, "toarray"):
             raise InputError(f"{name} is a sparse matrix, expected a dense table of shape (n, dim)")

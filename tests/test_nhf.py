@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 import hamflow as hf
 from hamflow.densities import choose_mixture, importance_bound
+from hamflow.errors import InputError
 from tests.members import shaken
 
 SCALES = torch.tensor([[0.01, 0.0], [30.0, 40.0]])  # unequal, and correlated
@@ -453,3 +456,17 @@ def test_settings_are_checked_before_work() -> None:
     with pytest.raises(hf.InputError, match="clip = 0"):
         model.fit(rows(), clip=0, progress=False)
     assert torch.equal(model.whitening.loc, before)
+
+
+def test_data_frames_are_told_by_the_names_of_their_columns(tmp_path: Path) -> None:
+    table = pd.DataFrame(torch.randn(60, 2).numpy(), columns=["height", "weight"])
+    flow = hf.NHF(dim=2, n_steps=2, width=4, components=1).fit(
+        table, epochs=1, validation=np.float64(0.2), progress=False
+    )
+    flow.save(tmp_path / "run")
+    for model in (flow, hf.load(tmp_path / "run")):
+        assert model.columns == ("height", "weight")
+        torch.testing.assert_close(model.log_prob(table), model.log_prob(table.to_numpy()))
+        with pytest.raises(InputError, match=r"'weight', 'height'\], expected \['height', 'weight'\]"):
+            model.log_prob(table[["weight", "height"]])
+    assert flow.fit(table.to_numpy(), epochs=1, progress=False).columns is None

@@ -92,7 +92,7 @@ def certify(model: NHF, rows: Tensor, *, particles: int, n_model: int, exact: bo
         rows: the rows, (n, dim), on the model's device.
         particles: K, at least 2; a hundred or more for the tail of the weights to show.
         n_model: m, how many samples of the model to bracket.
-        exact: whether to integrate by quadrature where there are one or two columns, a fifth of a second a row.
+        exact: whether to integrate by quadrature where there are one or two columns.
         seed: for the particles and the samples.
     """
     check_positive("particles", particles, integer=True)

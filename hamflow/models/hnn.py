@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.errors import (
-    CheckpointError,
     InputError,
     check_choice,
     check_device,
+    check_dtype,
     check_positive,
     check_seed,
     is_number,
 )
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.mechanics import ENERGIES, named_hamiltonian
-from hamflow.models.storage import SavedModel, saved_history, write_model
+from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
 from hamflow.rollout import rollout
 from hamflow.steps import SCHEMES, Damped, ImplicitMidpoint, Splitting, Step
 from hamflow.systems import Trajectories
@@ -209,8 +209,7 @@ class HNN(nn.Module):
             raise InputError(f"validation = {validation!r}, expected a share between 0 and 1")
         if noise is not None and (not is_number(noise) or not 0 <= noise < float("inf")):
             raise InputError(f"noise = {noise!r}, expected a finite standard deviation >= 0")
-        if dtype not in (None, torch.float32, torch.float64):
-            raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
+        check_dtype(dtype)
         sets = checked_sets(data, dim=self.dim)
         way = plan(sets, learn_from=learn_from, noise=noise)
         target = check_device(sets[0].q.device if device is None else device)
@@ -281,7 +280,7 @@ class HNN(nn.Module):
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:
         """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
-        try:
+        with of_this_version("HNN"):
             model = cls(**saved.config)
             model.assemble(saved.facts["angles"])
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
@@ -289,7 +288,4 @@ class HNN(nn.Module):
                 raise KeyError(f"weights {', '.join(sorted(model._own_state().keys() ^ saved.state.keys()))}")
             model.load_state_dict(saved.state, strict=False)
             model.history = saved_history(saved)
-        except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"the saved HNN does not fit this version: {reason}") from error
         return model.eval()

@@ -14,20 +14,22 @@ from torch.distributions import Transform
 
 from hamflow.densities import FlowEncoder, GaussianEncoder, PhaseMixture, importance_bound, reparameterised_loss
 from hamflow.errors import (
-    CheckpointError,
     FitError,
     InputError,
     check_device,
+    check_dtype,
     check_positive,
     check_rows,
     check_training_table,
+    column_names,
+    is_number,
 )
 from hamflow.flow import PhaseFlow
 from hamflow.interop.foreign import row_log_det
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.parts import check_config, fresh_base, fresh_parts
 from hamflow.models.start import warm_start, warn_of_lost_digits
-from hamflow.models.storage import SavedModel, saved_history, write_model
+from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import Lift
 from hamflow.training import History, check_settings, fit, random_generator, seeded, split_rows
@@ -115,9 +117,11 @@ class NHF(nn.Module):
         }
         check_config(self.config)
         self.dim, self.particles, self.sleep = dim, particles, sleep
-        self.history = History()
+        self.history, self.columns = History(), None
         self._assemble()
 
+    #: The names of the columns where a data frame was fitted; frames with other names are then refused.
+    columns: tuple[str, ...] | None
     whitening: Whitening
     lifting: Lift | None
     flow: PhaseFlow
@@ -227,22 +231,21 @@ class NHF(nn.Module):
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
             schedule=schedule, patience=patience, seed=seed,
         )  # fmt: skip
-        rows = check_training_table(x, dim=self.dim)
+        rows, columns = check_training_table(x, dim=self.dim), column_names(x)
         follows = rows if isinstance(x, Tensor) and x.is_floating_point() else self.whitening.loc
-        if dtype not in (None, torch.float32, torch.float64):
-            raise InputError(f"dtype = {dtype}, expected torch.float32 or torch.float64")
+        check_dtype(dtype)
         target = check_device(follows.device if device is None else device)
         self._assemble()
         self.to(device=target, dtype=dtype or follows.dtype)
         warn_of_lost_digits(rows, self.whitening.loc.dtype)
         rows = check_training_table(rows.to(self.whitening.loc))
-        if isinstance(validation, Tensor) or hasattr(validation, "shape"):
-            validation = check_rows(validation, "validation", dim=self.dim).to(rows)
+        if validation is not None and not is_number(validation):
+            validation = check_rows(validation, "validation", dim=self.dim, columns=columns).to(rows)
         train, held_out = split_rows(rows, validation, seed)
         check_training_table(train, "x without its validation rows")
         with seeded(seed, rows.device):
             warm_start(self, train, held_out, seed)
-        self.history = History()
+        self.history, self.columns = History(), columns
         try:
             self.history = fit(self, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
         except FitError as error:
@@ -301,12 +304,11 @@ class NHF(nn.Module):
     def certificate(
         self, x: Any, *, particles: int = 1000, n_model: int = 200, exact: bool = True, seed: int = 0
     ) -> Certificate:
-        """How tight the bound is, on rows x (n, dim) and on ``n_model`` samples of the model; see :class:`Certificate`.
+        """How tight the bound is, on rows x (n, dim) and on ``n_model`` draws of the model; see :class:`Certificate`.
 
-        With one or two columns ``exact`` adds the quadrature over the momentum, about a fifth of a second a row.
+        ``exact`` adds the quadrature over the momentum where there are one or two columns.
         """
-        rows = self._rows(x, "x")
-        return certify(self, rows, particles=particles, n_model=n_model, exact=exact, seed=seed)
+        return certify(self, self._rows(x, "x"), particles=particles, n_model=n_model, exact=exact, seed=seed)
 
     def potential(self, q: Any) -> Tensor:
         """V(q) of the fixed-kinetic mode in standardised coordinates, q of shape (n, dim) -> (n,).
@@ -327,22 +329,21 @@ class NHF(nn.Module):
             "components": self.base.components,
             "dtype": str(self.whitening.loc.dtype).removeprefix("torch."),
             "history": asdict(self.history),
+            "columns": self.columns,
         }
         write_model(path, SavedModel("NHF", self.config, self.state_dict(), facts))
 
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:
         """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
-        try:
+        with of_this_version("NHF"):
             model = cls(**saved.config)
             model.base = fresh_base(model.config, saved.facts["components"])
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
             model.load_state_dict(saved.state)
-            model.history = saved_history(saved)
-        except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"the saved NHF does not fit this version: {reason}") from error
+            model.history, names = saved_history(saved), saved.facts["columns"]
+            model.columns = None if names is None else tuple(names)
         return model.eval()
 
     def _rows(self, x: Any, name: str) -> Tensor:
-        return check_rows(x, name, dim=self.dim).to(self.whitening.loc)
+        return check_rows(x, name, dim=self.dim, columns=self.columns).to(self.whitening.loc)

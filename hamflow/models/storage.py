@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,16 @@ def read_model(path: str | Path) -> SavedModel:
         raise CheckpointError(f"{folder} is damaged, expected a whole saved model") from error
 
 
+@contextmanager
+def of_this_version(kind: str) -> Iterator[None]:
+    """Say in one :class:`CheckpointError` that a saved model of that class cannot be built here, and why."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the saved {kind} does not fit this version: {reason}") from error
+
+
 def saved_history(saved: SavedModel) -> History:
     """The history among the facts of a saved model; JSON has no NaN, so a missing start comes back as one."""
     history = saved.facts["history"]
@@ -97,7 +109,7 @@ def _json_numbers(value: Any) -> Any:
     # JSON has no NaN or infinity.
     if isinstance(value, dict):
         return {key: _json_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_json_numbers(item) for item in value]
     if is_number(value, integer=True):
         return int(value)
