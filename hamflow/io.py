@@ -61,6 +61,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise :class:`InputError` unless ``path`` can be written: now, and not after hours of work."""
+    parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: {parent} is not a folder that can be written to")
+
+
 def check_table_path(path: str | Path) -> None:
     """Raise :class:`InputError` unless the name of ``path`` ends in a suffix of :func:`write_table`."""
     _suffix(Path(path))

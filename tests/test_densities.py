@@ -198,10 +198,12 @@ def test_encoder_draws(name: str) -> None:
         assert all(g is not None and g.abs().max() > 0 for g in gradients)
 
 
-@pytest.mark.parametrize("name", ["gaussian_full", "gaussian_shared"])
-def test_fresh_gaussian_encoder_is_standard_normal(name: str) -> None:
-    made, q, p = ENCODERS[name](3), torch.randn(5, 3), torch.randn(4, 5, 3)
-    assert torch.allclose(made(p, q), torch.distributions.Normal(0.0, 1.0).log_prob(p).sum(-1))
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_fresh_encoder_is_standard_normal(name: str, dim: int) -> None:
+    made, q, p = ENCODERS[name](dim).double(), torch.randn(5, dim).double(), torch.randn(4, 5, dim).double()
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(p).sum(-1)
+    assert torch.allclose(made(p, q), expected, rtol=1e-6)
 
 
 # Bounds, in a model whose marginal is known: p ~ N(0, 1), q | p ~ N(c p, 1), so q ~ N(0, 1 + c^2).

@@ -427,6 +427,28 @@ def test_bad_arguments(settings: dict[str, Any], message: str) -> None:
     assert model.calls == 0
 
 
+def test_weight_decay_spares_what_asks_for_it() -> None:
+    class Pair(Centre):
+        def __init__(self, spare: bool) -> None:
+            super().__init__()
+            self.no_weight_decay = spare
+
+    found = {(decay, spare): Pair(spare) for decay in (0.0, 1.0) for spare in (True, False)}
+    for (decay, _), model in found.items():
+        run(model, weight_decay=decay, schedule="constant", epochs=60)
+    centres = {key: float(model.shift.detach().mean()) for key, model in found.items()}
+    assert centres[1.0, True] == centres[0.0, True] == centres[0.0, False]
+    assert centres[1.0, False] < 0.9 * centres[0.0, False]
+
+
+def test_checkpoint_that_cannot_be_written_is_found_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    model = Centre()
+    with pytest.raises(InputError, match="cannot be written"):
+        run(model, checkpoint=tmp_path / "file" / "run.pt")
+    assert model.calls == 0
+
+
 def test_nothing_to_train() -> None:
     model = Centre()
     model.shift.requires_grad_(False)

@@ -1,7 +1,10 @@
 """The Neural Hamiltonian Flow: what is exact, what is a bound, where it starts, how it trains."""
 
+import copy
 import math
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from torch import Tensor
 import hamflow as hf
 from hamflow.densities import choose_mixture, importance_bound
 from hamflow.errors import InputError
+from hamflow.models import start
+from hamflow.standardize import Whitening
 from tests.members import shaken
 
 SCALES = torch.tensor([[0.01, 0.0], [30.0, 40.0]])  # unequal, and correlated
@@ -224,12 +229,12 @@ def test_certificate_beyond_two_columns_has_no_quadrature() -> None:
 
 @pytest.mark.parametrize(("dim", "lift"), [(1, None), (2, None), (2, "spline")])
 def test_start_is_the_mixture(dim: int, lift: str | None) -> None:
-    x, held_out = rows(dim=dim).double(), rows(50, dim=dim, seed=1).double()
+    x, held_out = rows(dim=dim).double(), rows(120, dim=dim, seed=1).double()
     # So small a learning rate leaves the weights where they start.
     model = fitted(x, validation=held_out, epochs=1, learning_rate=1e-14, whiten="diagonal", components=2, lift=lift)
     loc, scale = x.mean(0), x.std(0, correction=0)
     z, z_held = (x - loc) / scale, (held_out - loc) / scale
-    found = choose_mixture(z, z_held, components=2)
+    found = choose_mixture(z, [(z, z_held)], components=2)
     parts = [
         np.log(float(w)) + stats.multivariate_t.logpdf(z_held.numpy(), m.numpy(), s.numpy(), df=found.degrees)
         for w, m, s in zip(found.weights, found.means, found.scales, strict=True)
@@ -249,6 +254,65 @@ def test_whitening_is_chosen_by_validation() -> None:
     diagonal = fitted(correlated, epochs=1, whiten="diagonal").whitening.scale_tril
     assert float(diagonal[1, 0]) == 0
     assert torch.allclose(diagonal.diagonal(), correlated.std(0), rtol=0.1)
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(0.5, "diagonal"), (0.0, "full"), (-0.5, "full")])
+def test_plain_standardisation_has_to_be_clearly_better(
+    gain: float, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = 0.1 * torch.randn(120, generator=torch.Generator().manual_seed(0)).double()
+    calls = []
+
+    def stub(z: Tensor, folds: Any, **_: Any) -> Any:
+        calls.append(z)
+        found = choose_mixture(z, folds, components=1)
+        # What the second way brings over the first, whatever the log-dets are.
+        log_det = -x.std(0, correction=0).log().sum() if len(calls) == 2 else model_log_det()
+        return replace(found, scores=(gain + noise if len(calls) == 2 else 0 * noise) - log_det)
+
+    def model_log_det() -> Tensor:
+        return -Whitening(2).double().estimate(x, "full").scale_tril.diagonal().log().sum()
+
+    x = (torch.randn(200, 2) @ torch.tensor([[1.0, 0.5], [0.0, 1.0]])).double()
+    monkeypatch.setattr(start, "choose_mixture", stub)
+    model = fitted(x, validation=x[:120], epochs=1)
+    assert len(calls) == 2
+    assert (float(model.whitening.scale_tril[1, 0]) == 0) == (kind == "diagonal")
+
+
+def test_few_rows_are_no_worse_than_a_gaussian() -> None:
+    losses = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        x, test = torch.randn(30, 2, generator=generator), torch.randn(2000, 2, generator=generator)
+        normal = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov(correction=0))
+        model = fitted(x, seed=seed, epochs=1, learning_rate=1e-14)
+        losses.append(float((normal.log_prob(test) - model.log_prob(test, particles=4)).mean()))
+    assert np.mean(losses) < 0.05
+    assert max(losses) < 0.3
+
+
+@pytest.mark.parametrize("encoder", ["gaussian", "flow"])
+def test_encoder_is_exact_at_the_start(encoder: str) -> None:
+    model = fitted(rows().double(), epochs=1, learning_rate=1e-14, encoder=encoder)
+    weights = model.log_weights(rows(20, seed=3).double(), particles=8)
+    assert weights.std(0).max() < 1e-5
+
+
+def test_no_layer_is_without_effect_on_the_density() -> None:
+    # A last kick would move p alone, so the marginal of q would not see it.
+    def exact(model: hf.NHF) -> Tensor:
+        return model.certificate(x, particles=16, n_model=2).exact
+
+    x, model = rows(5, seed=3).double(), fitted(rows().double(), epochs=1, n_steps=3)
+    assert model.flow.step.hamiltonian.potential.layers == 3
+    before, changes = exact(model), []
+    for k in range(3):
+        twin = copy.deepcopy(model)
+        with torch.no_grad():
+            twin.flow.step.hamiltonian.potential.amplitude[k] += 1.0
+        changes.append(float((exact(twin) - before).abs().max()))
+    assert min(changes) > 1e-2
 
 
 def test_components_are_limited() -> None:
@@ -450,12 +514,68 @@ def test_seed(seed: Any) -> None:
     assert torch.equal(model.whitening.loc, before)
 
 
-def test_settings_are_checked_before_work() -> None:
-    model = hf.NHF(2, n_steps=2, width=4)
-    before = model.whitening.loc.clone()
-    with pytest.raises(hf.InputError, match="clip = 0"):
-        model.fit(rows(), clip=0, progress=False)
-    assert torch.equal(model.whitening.loc, before)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip": 0}, "clip = 0"),
+        ({"validation": 1.5}, r"validation = 1.5"),
+        ({"validation": torch.randn(9, 3)}, "validation has shape"),
+        ({"validation": [[1.0, math.nan]]}, "validation has 1 NaN"),
+        ({"checkpoint": "{tmp}/other.pt"}, "was written with"),
+        ({"checkpoint": "{tmp}/other.pt/run.pt"}, "cannot be written"),
+        ({"device": "nowhere"}, "device = 'nowhere'"),
+        ({"dtype": torch.float16}, "dtype = torch.float16"),
+    ],
+)
+def test_a_refused_fit_leaves_the_model_as_it_was(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    model = fitted(rows(), epochs=2, checkpoint=tmp_path / "other.pt")
+    draws, history = model.sample(20, seed=0), model.history
+    settings = {name: x.format(tmp=tmp_path) if isinstance(x, str) else x for name, x in settings.items()}
+    with pytest.raises((hf.InputError, hf.CheckpointError), match=message):
+        model.fit(rows(seed=5), **{"epochs": 3, "progress": False} | settings)
+    assert torch.equal(model.sample(20, seed=0), draws)
+    assert model.history is history
+
+
+def test_validation_rows_may_be_a_list() -> None:
+    assert len(fitted(rows(), epochs=2, validation=rows(20, seed=1).tolist()).history.validation) == 2
+
+
+def test_sparse_columns_can_choose_their_own_mixture() -> None:
+    x = torch.zeros(20, 2)
+    x[:, 0], x[7, 1] = torch.randn(20, generator=torch.Generator().manual_seed(0)), 1.0
+    for seed in range(5):
+        assert torch.isfinite(fitted(x, epochs=1, validation=None, seed=seed).log_prob(x)).all()
+
+
+def test_rows_out_of_range_have_no_density() -> None:
+    model = fitted(rows(), epochs=1)
+    x = torch.tensor([[1e25, 0.0], [0.0, 0.0]])
+    scores = model.log_prob(x)
+    assert scores[0] == -math.inf
+    assert torch.isfinite(scores[1])
+
+
+def test_scores_carry_a_graph_where_rows_do() -> None:
+    model = fitted(rows().double(), epochs=2)
+    assert not model.log_prob(rows(3).double()).requires_grad
+    assert torch.autograd.gradcheck(lambda x: model.log_prob(x, particles=4), rows(3, seed=1).double().requires_grad_())
+
+
+def test_seconds_count_the_start_too() -> None:
+    x = rows(400)
+    before = time.process_time()
+    model = fitted(x, epochs=1)
+    assert model.history.seconds > 0.5 * (time.process_time() - before)
+
+
+def test_validation_draws_four_times_the_particles(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = fitted(rows(), epochs=1, particles=3), []
+    draw = model.encoder.rsample
+    monkeypatch.setattr(model.encoder, "rsample", lambda z, k: asked.append(k) or draw(z, k))
+    for train in (True, False):
+        model.train(train).loss(rows(5))
+    assert asked == [3, 12]
 
 
 def test_data_frames_are_told_by_the_names_of_their_columns(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hamflow.errors import InputError
 from hamflow.interop.sklearn import HamiltonianDensity
+from tests.members import shaken
 
 X = np.random.default_rng(0).normal(size=(120, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]) + [5.0, -3.0]
 
@@ -50,6 +51,19 @@ def test_scores_match_the_bound_of_the_model() -> None:
     reference = density.model_.log_prob(X, particles=512, seed=1).numpy()
     np.testing.assert_allclose(density.score_samples(X), reference, atol=0.2)
     assert abs(density.score(X) - reference.mean()) < 0.02
+
+
+def test_noise_of_the_rows_averages_out() -> None:
+    density = tiny(score_particles=4).fit(X)
+    shaken(density.model_.encoder, 0.03)
+    scores = []
+    for seed in range(12):
+        density._score_seed = seed
+        scores.append(density.score_samples(X))
+    spread, alone = np.std(np.mean(scores, axis=1)), np.mean(np.std(scores, axis=0))
+    # Independent rows: the mean is the steadier by the root of their number.
+    assert spread < 3 * alone / np.sqrt(len(X))
+    np.testing.assert_allclose(density.score_samples(X[::-1]), scores[-1][::-1])
 
 
 def test_random_state_decides_everything() -> None:
@@ -103,7 +117,7 @@ def test_float32_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     density = tiny(dtype="float32", lift="spline").fit(X)
     assert density.model_.whitening.loc.dtype == torch.float32
     whole = density.score_samples(X)
-    monkeypatch.setattr("hamflow.interop.sklearn._CHUNK", 56)
+    monkeypatch.setattr("hamflow.models.nhf.CHUNK", 56)
     np.testing.assert_allclose(density.score_samples(X), whole, rtol=1e-4, atol=1e-4)
 
 

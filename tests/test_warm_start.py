@@ -57,7 +57,7 @@ def test_gaussian_limit_agrees_with_scikit_learn(monkeypatch: pytest.MonkeyPatch
 
 def test_tails_are_recovered() -> None:
     rows, held_out = heavy(3000, 0), heavy(3000, 1)
-    found = choose_mixture(rows, held_out)
+    found = choose_mixture(rows, [(rows, held_out)])
     assert found.degrees in (2.5, 4.0)
     truth = stats.multivariate_t([0, 0], [[1, 0.5], [0.5, 1]], df=3).logpdf(held_out.numpy()).mean()
     assert abs(float(found.scores.mean()) - truth) < 0.02
@@ -69,7 +69,8 @@ def test_tails_are_recovered() -> None:
 
 def test_scores_are_the_log_density_of_the_held_out_rows() -> None:
     held_out = clusters(40, 1)
-    found = choose_mixture(clusters(200, 0), held_out, components=2)
+    rows = clusters(200, 0)
+    found = choose_mixture(rows, [(rows, held_out)], components=2)
     parts = [
         np.log(float(w)) + stats.multivariate_t.logpdf(held_out.numpy(), m.numpy(), s.numpy(), df=found.degrees)
         for w, m, s in zip(found.weights, found.means, found.scales, strict=True)
@@ -79,17 +80,17 @@ def test_scores_are_the_log_density_of_the_held_out_rows() -> None:
 
 def test_components_are_chosen_or_given() -> None:
     rows, held_out = clusters(400, 0), clusters(400, 1)
-    chosen = choose_mixture(rows, held_out)
+    chosen = choose_mixture(rows, [(rows, held_out)])
     assert len(chosen.weights) == 3
     assert float(chosen.weights.sum()) == pytest.approx(1)
-    single = choose_mixture(rows, held_out, components=1)
+    single = choose_mixture(rows, [(rows, held_out)], components=1)
     assert len(single.weights) == 1
     assert chosen.scores.mean() > single.scores.mean() + 0.3
 
 
 def test_choice_repeats() -> None:
     rows, held_out = clusters(200, 0), clusters(100, 1)
-    first, again = (choose_mixture(rows, held_out, components=4, seed=3) for _ in range(2))
+    first, again = (choose_mixture(rows, [(rows, held_out)], components=4, seed=3) for _ in range(2))
     assert torch.equal(first.means, again.means)
     assert torch.equal(first.scores, again.scores)
 
@@ -97,17 +98,29 @@ def test_choice_repeats() -> None:
 def test_regularisation_keeps_few_rows_from_overfitting() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, held_out = (torch.randn(n, 10, generator=generator).double() for n in (14, 200))
-    found = choose_mixture(rows, held_out)
+    found = choose_mixture(rows, [(rows, held_out)])
     bare = GaussianMixture(1, reg_covar=1e-6).fit(rows.numpy()).score(held_out.numpy())
     assert float(found.scores.mean()) > bare + 1
 
 
 def test_float32_rows_on_any_scale_of_counts() -> None:
-    found = choose_mixture(clusters(6, 0).float(), clusters(3, 1).float())
+    rows = clusters(6, 0).float()
+    found = choose_mixture(rows, [(rows, clusters(3, 1).float())])
     assert found.scores.shape == (3,)
     assert torch.isfinite(found.scores).all()
 
 
 def test_more_components_than_rows() -> None:
     with pytest.raises(FitError, match="no mixture of 5 components could be fitted to 3 rows"):
-        choose_mixture(clusters(3, 0), clusters(3, 1), components=5)
+        choose_mixture(clusters(3, 0), [(clusters(3, 0), clusters(3, 1))], components=5)
+
+
+def test_folds_choose_and_all_rows_are_fitted() -> None:
+    rows = clusters(150, 0)
+    folds = [(rows[50:], rows[:50]), (torch.cat((rows[:50], rows[100:])), rows[50:100]), (rows[:100], rows[100:])]
+    found = choose_mixture(rows, folds, components=3)
+    assert found.scores.shape == (150,)
+    # Each score is that of the mixture that has not seen the row, so they are worse than those of the final mixture.
+    alone = choose_mixture(rows, [(rows, rows)], components=3)
+    assert found.scores.mean() < alone.scores.mean()
+    assert found.means[:, 0].sort().values.sub(alone.means[:, 0].sort().values).abs().max() < 0.3

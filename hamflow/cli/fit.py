@@ -13,9 +13,9 @@ import typer
 
 from hamflow.cli.beginnings import Beginnings
 from hamflow.cli.options import Key, Overwrite, Precision, Quiet, Seed
-from hamflow.cli.runs import check_run_target, check_writable, write_run
+from hamflow.cli.runs import check_run_target, write_run
 from hamflow.errors import InputError, check_device, check_training_table
-from hamflow.io import read_table
+from hamflow.io import check_writable, read_table
 from hamflow.models import HNN, NHF
 from hamflow.models.mechanics import ENERGIES
 from hamflow.steps import SCHEMES

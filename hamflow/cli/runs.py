@@ -37,14 +37,6 @@ def check_run_target(out: Path, overwrite: bool) -> None:
             raise InputError(f"{out} exists; --overwrite replaces it")
 
 
-def check_writable(path: Path) -> None:
-    """Raise :class:`InputError` unless the nearest folder that exists takes new files."""
-    # Before the training, whose result would be lost.
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: {parent} is not a folder that can be written to")
-
-
 def write_run(model: NHF | HNN, beside: list[str] | Beginnings, out: Path) -> None:
     """Write a model with the names of its columns, or with the beginnings of the motions it has learned.
 

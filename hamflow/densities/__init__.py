@@ -1,7 +1,7 @@
 """Base densities, encoders and bounds."""
 
 from hamflow.densities.bounds import effective_sample_size, importance_bound, pareto_k, reparameterised_loss
-from hamflow.densities.encoders import FlowEncoder, GaussianEncoder
+from hamflow.densities.encoders import FlowEncoder, GaussianEncoder, draw_noise
 from hamflow.densities.mixture import PhaseMixture
 from hamflow.densities.quadrature import Quadrature, integrate_momentum
 from hamflow.densities.warm_start import StartingMixture, choose_mixture
@@ -13,6 +13,7 @@ __all__ = [
     "Quadrature",
     "StartingMixture",
     "choose_mixture",
+    "draw_noise",
     "effective_sample_size",
     "importance_bound",
     "integrate_momentum",

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hamflow.densities.splines import TAIL_BOUND, start_as_identity
 from hamflow.errors import check_choice, check_positive
 
 
@@ -54,7 +55,7 @@ class GaussianEncoder(nn.Module):
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        return self.colour(_draw_noise(q, particles, generator), q)
+        return self.colour(draw_noise(q, particles, generator), q)
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
@@ -98,6 +99,8 @@ class FlowEncoder(nn.Module):
 
     .. math:: p = \mu(q) + L(q)\, T_q(\varepsilon), \qquad \varepsilon \sim \mathcal N(0, I)
 
+    Standard normal when fresh.
+
     Args:
         dim: d, the number of positions and of momenta.
         width: the width of the hidden layers.
@@ -131,7 +134,10 @@ class FlowEncoder(nn.Module):
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        noise = _draw_noise(q, particles, generator)
+        return self.colour(draw_noise(q, particles, generator), q)
+
+    def colour(self, noise: Tensor, q: Tensor) -> Tensor:
+        """Momenta from noise: mu(q) + L(q) T_q(noise), noise of shape (particles, n, d) and q (n, d)."""
         context, flat = q.expand_as(noise).flatten(0, 1), noise.flatten(0, 1)
         for transform in self.transforms:
             flat, _ = transform(flat, context)
@@ -148,7 +154,8 @@ class FlowEncoder(nn.Module):
         return (_standard_normal(flat) + log_det).reshape(p.shape[:-1]) + gaussian_log_det
 
 
-def _draw_noise(q: Tensor, particles: int, generator: torch.Generator | None) -> Tensor:
+def draw_noise(q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normals of shape (particles, n, d) for positions q of shape (n, d)."""
     return torch.randn((particles, *q.shape), dtype=q.dtype, device=q.device, generator=generator)
 
 
@@ -163,19 +170,22 @@ def _coupling(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
     from nflows.nn.nets import ResidualNet
     from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform
 
+    def network(inputs: int, outputs: int) -> nn.Module:
+        made = ResidualNet(inputs, outputs, width, context_features=dim, num_blocks=1)
+        start_as_identity(made.final_layer, bins)
+        return made
+
     mask = torch.tensor([1 if (i + first) % 2 else -1 for i in range(dim)])
     return PiecewiseRationalQuadraticCouplingTransform(
-        mask,
-        lambda inputs, outputs: ResidualNet(inputs, outputs, width, context_features=dim, num_blocks=1),
-        num_bins=bins,
-        tails="linear",
-        tail_bound=5.0,
+        mask, network, num_bins=bins, tails="linear", tail_bound=TAIL_BOUND
     )
 
 
 def _autoregressive(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
     from nflows.transforms import MaskedPiecewiseRationalQuadraticAutoregressiveTransform
 
-    return MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-        dim, width, context_features=dim, num_blocks=1, num_bins=bins, tails="linear", tail_bound=5.0
+    made = MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+        dim, width, context_features=dim, num_blocks=1, num_bins=bins, tails="linear", tail_bound=TAIL_BOUND
     )
+    start_as_identity(made.autoregressive_net.final_layer, bins)
+    return made

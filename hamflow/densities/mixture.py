@@ -26,8 +26,9 @@ class PhaseMixture(nn.Module):
 
     with lower-triangular precision factors :math:`P_k` of positive diagonal: the position of a component follows a
     multivariate Student t with :math:`\nu_k` degrees of freedom, learned from 1 (Cauchy) to the Gaussian limit, and the
-    momentum a Gaussian around a linear function of the position. A volume-preserving flow with bounded forces cannot
-    make tails heavier, so the base has to bring them. The density costs one matrix product and no solve.
+    momentum a Gaussian, around a linear function of the position where the covariance is full. A volume-preserving
+    flow with bounded forces cannot make tails heavier, so the base has to bring them. The density costs one matrix
+    product and no solve.
 
     Args:
         dim: d, the number of positions and of momenta.
@@ -49,6 +50,8 @@ class PhaseMixture(nn.Module):
         >>> PhaseMixture(2, components=3).log_prob(torch.zeros(5, 4)).shape
         torch.Size([5])
     """
+
+    no_weight_decay = True
 
     def __init__(self, dim: int, components: int = 1, *, covariance: str = "full", gaussian: bool = False) -> None:
         super().__init__()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,10 @@ _MAX_ROWS = 10_000  # more rows would not change which mixture is chosen, only t
 
 @dataclass(frozen=True)
 class StartingMixture:
-    """A mixture of standardised rows: weights (K,), means (K, d), scales (K, d, d), degrees of freedom, scores (m,)."""
+    """A mixture of standardised rows: weights (K,), means (K, d), scales (K, d, d), degrees of freedom.
+
+    Its scores, (m,), are the log densities of all held-out rows by the mixtures that did not see them.
+    """
 
     weights: Tensor
     means: Tensor
@@ -35,7 +38,7 @@ class StartingMixture:
 
 def choose_mixture(
     rows: Tensor,
-    held_out: Tensor,
+    folds: Sequence[tuple[Tensor, Tensor]],
     *,
     components: int | None = None,
     max_components: int = CANDIDATES[-1],
@@ -44,44 +47,83 @@ def choose_mixture(
     """The mixture with the best held-out likelihood, over its components, their tails and their regularisation.
 
     For each number of components the search walks on the grid of degrees of freedom and regularisation from the best
-    point so far to a better neighbour, until there is none.
+    point so far to a better neighbour, until there is none; more components have to be better by a standard error. What
+    was chosen is then fitted to ``rows``.
 
     Args:
-        rows: standardised training rows, (n, d).
-        held_out: standardised validation rows, (m, d).
+        rows: standardised rows to fit the chosen mixture to, (n, d).
+        folds: pairs of standardised training and held-out rows, (n_f, d) and (m_f, d), that choose: one pair, or the
+            folds of a cross-validation.
         components: K, or None to search :data:`CANDIDATES`.
         max_components: the end of that search.
         seed: for the initialisation by k-means.
 
     Raises:
         FitError: no mixture could be fitted.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.densities import choose_mixture
+        >>> rows = torch.cat((torch.randn(200, 2) - 4, torch.randn(200, 2) + 4))
+        >>> len(choose_mixture(rows, [(rows[::2], rows[1::2])], max_components=3).weights)
+        2
     """
-    train, test = _some(rows.double().cpu(), seed), held_out.double().cpu()
-    best: StartingMixture | None = None
+    pairs = [(_some(train.double().cpu(), seed), test.double().cpu()) for train, test in folds]
+    fewest = min(len(train) for train, _ in pairs)
+    best: tuple[int, tuple[int, int], Tensor] | None = None
     point = (len(_DEGREES) - 1, 1)
     without_gain = 0
     for k in (components,) if components is not None else [k for k in CANDIDATES if k <= max_components]:
         # Fewer than a handful of rows a component cannot support a scale matrix worth trying.
-        if k > 1 and len(train) < (5 * k if components is None else k):
+        if k > 1 and fewest < (5 * k if components is None else k):
             break
-        start = _responsibilities(train, k, seed)
+        starts = [_responsibilities(train, k, seed) for train, _ in pairs]
         gained, tried = False, set()
         waiting = [point]
         while waiting:
             here = waiting.pop(0)
             tried.add(here)
-            found = _expectation_maximisation(train, test, start, _DEGREES[here[0]], _REGULARISATION[here[1]])
-            if found is not None and (best is None or found.scores.mean() > best.scores.mean()):
-                best, point, gained = found, here, True
+            scores = _scores(pairs, starts, here)
+            if scores is not None and (best is None or _is_better(scores, best[2], clearly=k > best[0])):
+                best, point, gained = (k, here, scores), here, True
                 waiting = []
             if not waiting and (gained or len(tried) == 1):
                 waiting = [p for p in _neighbours(point) if p not in tried]
         without_gain = 0 if gained else without_gain + 1
         if without_gain == 2:
             break
-    if best is None:
-        raise FitError(f"no mixture of {components} components could be fitted to {len(train)} rows")
-    return best
+    found = None if best is None else _refit(_some(rows.double().cpu(), seed), *best, seed)
+    if found is None:
+        raise FitError(f"no mixture of {components} components could be fitted to {len(rows)} rows")
+    return found
+
+
+def _is_better(scores: Tensor, best: Tensor, *, clearly: bool) -> bool:
+    # More components have to be better by a standard error: the best of many candidates is in part luck.
+    gain = scores - best
+    margin = gain.std() / len(gain) ** 0.5 if clearly and len(gain) > 1 else 0.0
+    return bool(gain.mean() > margin)
+
+
+def _scores(pairs: Sequence[tuple[Tensor, Tensor]], starts: Sequence[Tensor], point: tuple[int, int]) -> Tensor | None:
+    degrees, regularisation = _DEGREES[point[0]], _REGULARISATION[point[1]]
+    scores = []
+    for (train, test), start in zip(pairs, starts, strict=True):
+        found = _expectation_maximisation(train, test, start, degrees, regularisation)
+        if found is None:
+            return None
+        scores.append(found.scores)
+    return torch.cat(scores)
+
+
+def _refit(rows: Tensor, k: int, point: tuple[int, int], scores: Tensor, seed: int) -> StartingMixture | None:
+    start = _responsibilities(rows, k, seed)
+    # Where a component collapses on these rows, though on no fold, more regularisation keeps it up.
+    for regularisation in _REGULARISATION[point[1] :]:
+        found = _expectation_maximisation(rows, rows, start, _DEGREES[point[0]], regularisation)
+        if found is not None:
+            return replace(found, scores=scores)
+    return None
 
 
 def _some(rows: Tensor, seed: int) -> Tensor:

@@ -31,6 +31,8 @@ class BodyMasses(nn.Module):
         1
     """
 
+    no_weight_decay = True
+
     def __init__(self, bodies: int, masses: float | Tensor = 1.0, *, learn: bool = False) -> None:
         super().__init__()
         check_positive("bodies", bodies, integer=True)

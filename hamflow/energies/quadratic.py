@@ -33,6 +33,8 @@ class QuadraticKinetic(Energy):
         (1.0, 1.0)
     """
 
+    no_weight_decay = True
+
     def __init__(
         self,
         dim: int,

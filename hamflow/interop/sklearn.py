@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any, Self
 
 import numpy as np
@@ -13,10 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hamflow.densities import importance_bound
 from hamflow.errors import check_choice, check_positive
-from hamflow.models.nhf import CHUNK, NHF
-from hamflow.training import seeded
+from hamflow.models.nhf import NHF
 
-_CHUNK = 1 << 17  # rows times particles at once
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -28,8 +27,8 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
 
     .. math:: \log p(x) \ge \mathbb E \log \frac1K \sum_{k=1}^K \frac{p(x, p_k)}{f(p_k \mid x)},
 
-    with the same noise for every row, so that the score of a row does not depend on the rows beside it. It is computed
-    in float64 unless ``dtype`` says otherwise.
+    with noise that comes from the row itself, so that the score of a row does not depend on the rows beside it. It is
+    computed in float64 unless ``dtype`` says otherwise.
 
     Args:
         n_steps: the number of Hamiltonian steps.
@@ -123,10 +122,13 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """The lower bound on the log density of each row, in nats, (n, dim) -> (n,)."""
         check_is_fitted(self)
-        rows = self._rows(X, reset=False).to(self.model_.whitening.loc)
-        parts = rows.split(max(1, _CHUNK // self.score_particles))
-        bounds = [_bound(self.model_, part, self.score_particles, self._score_seed) for part in parts]
-        scores: NDArray[np.float64] = torch.cat(bounds).double().cpu().numpy()
+        rows = self._rows(X, reset=False)
+
+        def noise(part: torch.Tensor) -> torch.Tensor:
+            return _noise_of_rows(part, self.score_particles, self._score_seed)
+
+        weights = self.model_.log_weights(rows, particles=self.score_particles, noise=noise)
+        scores: NDArray[np.float64] = importance_bound(weights).double().cpu().numpy()
         return scores
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
@@ -146,24 +148,20 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
 
     def _rows(self, X: ArrayLike, *, reset: bool) -> torch.Tensor:
         array = validate_data(self, X, dtype=np.float64, reset=reset, ensure_min_samples=2 if reset else 1)
-        # A copy: arrays that may not be written to (memory maps) make torch warn.
-        return torch.tensor(array)
+        # A copy: torch warns of arrays that may not be written to (memory maps) and takes none that runs backwards.
+        return torch.as_tensor(np.array(array, order="C"))
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
-@torch.no_grad()
-def _bound(model: NHF, rows: torch.Tensor, particles: int, seed: int) -> torch.Tensor:
-    """The bound on log p of each row, with the same draws of the noise for every row, (n, dim) -> (n,)."""
-    draw = torch.func.vmap(
-        lambda row: model.encoder.rsample(row.unsqueeze(0), particles).squeeze(1), out_dims=1, randomness="same"
-    )
-    parts = []
-    for part in rows.split(max(1, CHUNK // particles)):
-        z, log_det = model.standardise(part)
-        with seeded(seed, rows.device):
-            p = draw(z)
-        parts.append(importance_bound(model.log_joint_standardised(z, p) + log_det - model.encoder(p, z)))
-    return torch.cat(parts)
+def _noise_of_rows(rows: torch.Tensor, particles: int, seed: int) -> torch.Tensor:
+    """Standard normals (particles, n, dim) that each row (n, dim) draws from a seed of its own, made of its bytes."""
+    # Noise that rows share would not average out over them, and noise of their places would change with their order.
+    numbers = np.ascontiguousarray(rows.detach().cpu().numpy())
+    drawn = np.empty((len(rows), particles, rows.shape[1]), dtype=numbers.dtype)
+    for row, place in zip(numbers, drawn, strict=True):
+        own = int.from_bytes(blake2b(row.tobytes(), digest_size=8, key=seed.to_bytes(8, "little")).digest(), "little")
+        np.random.default_rng(own).standard_normal(out=place, dtype=place.dtype)
+    return torch.as_tensor(drawn).transpose(0, 1).to(rows)

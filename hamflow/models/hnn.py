@@ -22,6 +22,7 @@ from hamflow.errors import (
 )
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.mechanics import ENERGIES, named_hamiltonian
+from hamflow.models.refusal import unchanged_if_refused
 from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
 from hamflow.rollout import rollout
 from hamflow.steps import SCHEMES, Damped, ImplicitMidpoint, Splitting, Step
@@ -215,12 +216,13 @@ class HNN(nn.Module):
         target = check_device(sets[0].q.device if device is None else device)
         dtype = sets[0].q.dtype if dtype is None else dtype
         sets = [converted(part, device=target, dtype=dtype) for part in sets]
-        self.assemble(sets[0].periodic)
-        self.to(device=target, dtype=dtype)
-        self.history = learn(
-            self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
-            progress=progress, checkpoint=checkpoint, settings=settings,
-        )  # fmt: skip
+        with unchanged_if_refused(self):
+            self.assemble(sets[0].periodic)
+            self.to(device=target, dtype=dtype)
+            self.history = learn(
+                self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
+                progress=progress, checkpoint=checkpoint, settings=settings,
+            )  # fmt: skip
         return self.eval()
 
     @torch.no_grad()

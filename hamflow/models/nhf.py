@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -12,27 +13,24 @@ from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from hamflow.densities import FlowEncoder, GaussianEncoder, PhaseMixture, importance_bound, reparameterised_loss
-from hamflow.errors import (
-    FitError,
-    InputError,
-    check_device,
-    check_dtype,
-    check_positive,
-    check_rows,
-    check_training_table,
-    column_names,
-    is_number,
+from hamflow.densities import (
+    FlowEncoder,
+    GaussianEncoder,
+    PhaseMixture,
+    draw_noise,
+    importance_bound,
+    reparameterised_loss,
 )
+from hamflow.errors import InputError, check_positive, check_rows
 from hamflow.flow import PhaseFlow
 from hamflow.interop.foreign import row_log_det
 from hamflow.models.certificate import Certificate, certify
+from hamflow.models.fitting import fit_density
 from hamflow.models.parts import check_config, fresh_base, fresh_parts
-from hamflow.models.start import warm_start, warn_of_lost_digits
 from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import Lift
-from hamflow.training import History, check_settings, fit, random_generator, seeded, split_rows
+from hamflow.training import History, check_settings, random_generator
 
 #: Rows of (q, p) moved at once when sampling and scoring, to bound the memory; the noise a row meets depends on it.
 CHUNK = 1 << 17
@@ -58,7 +56,9 @@ class NHF(nn.Module):
         n_steps: the number of Hamiltonian steps.
         width: the number of ridges of each potential.
         dt: the time step.
-        scheme: the name of a splitting scheme, a key of ``hf.SCHEMES``.
+        scheme: the name of a splitting scheme, a key of ``hf.SCHEMES``; None is leapfrog for one autonomous potential,
+            and with one a layer symplectic Euler, which is leapfrog without its last kick: that one moves only p, and
+            so cannot change the density of q.
         layerwise: one potential a layer (best for densities); False is the fixed-kinetic mode of one autonomous
             potential V, readable through :meth:`potential`.
         base: ``"mixture"``, of Student t components fitted to the data before training, or ``"gaussian"``, one diagonal
@@ -96,7 +96,7 @@ class NHF(nn.Module):
         n_steps: int = 8,
         width: int = 64,
         dt: float = 0.1,
-        scheme: str = "leapfrog",
+        scheme: str | None = None,
         layerwise: bool = True,
         base: str = "mixture",
         components: int | None = None,
@@ -115,10 +115,12 @@ class NHF(nn.Module):
         self.config: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
+        if scheme is None:
+            self.config["scheme"] = "symplectic_euler" if layerwise else "leapfrog"
         check_config(self.config)
         self.dim, self.particles, self.sleep = dim, particles, sleep
         self.history, self.columns = History(), None
-        self._assemble()
+        self.assemble()
 
     #: The names of the columns where a data frame was fitted; frames with other names are then refused.
     columns: tuple[str, ...] | None
@@ -129,7 +131,8 @@ class NHF(nn.Module):
     drift: PhaseFlow
     encoder: GaussianEncoder | FlowEncoder
 
-    def _assemble(self) -> None:
+    def assemble(self) -> None:
+        """Make every part anew from the settings and the seed; only a lift of the caller's own keeps its state."""
         for name, part in fresh_parts(self.config).items():
             setattr(self, name, part)
 
@@ -204,7 +207,8 @@ class NHF(nn.Module):
         """Fit the density to the rows of a table and return the model, with its best weights and its ``history``.
 
         Every call starts afresh from the model's seed; only a lift of your own keeps its state. The standardisation and
-        the base are chosen first, by held-out likelihood; on top of them the flow starts as the identity.
+        the base are chosen first, by held-out likelihood (of the validation rows, or of a cross-validation where they
+        are few); on top of them the flow starts as the identity. A fit that is refused leaves the model as it was.
 
         Args:
             x: the table, (n, dim): array, tensor or data frame of finite numbers.
@@ -231,26 +235,10 @@ class NHF(nn.Module):
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
             schedule=schedule, patience=patience, seed=seed,
         )  # fmt: skip
-        rows, columns = check_training_table(x, dim=self.dim), column_names(x)
-        follows = rows if isinstance(x, Tensor) and x.is_floating_point() else self.whitening.loc
-        check_dtype(dtype)
-        target = check_device(follows.device if device is None else device)
-        self._assemble()
-        self.to(device=target, dtype=dtype or follows.dtype)
-        warn_of_lost_digits(rows, self.whitening.loc.dtype)
-        rows = check_training_table(rows.to(self.whitening.loc))
-        if validation is not None and not is_number(validation):
-            validation = check_rows(validation, "validation", dim=self.dim, columns=columns).to(rows)
-        train, held_out = split_rows(rows, validation, seed)
-        check_training_table(train, "x without its validation rows")
-        with seeded(seed, rows.device):
-            warm_start(self, train, held_out, seed)
-        self.history, self.columns = History(), columns
-        try:
-            self.history = fit(self, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
-        except FitError as error:
-            self.history = error.history or self.history
-            raise
+        fit_density(
+            self, x, validation=validation, dtype=dtype, device=device, progress=progress, checkpoint=checkpoint,
+            settings=settings,
+        )  # fmt: skip
         return self
 
     # Use
@@ -278,28 +266,36 @@ class NHF(nn.Module):
         log_prob: Tensor = self.base.log_prob(self.transform.inv(torch.cat((q, p), dim=-1)))
         return log_prob
 
-    @torch.no_grad()
     def log_prob(self, x: Any, *, particles: int = 256, seed: int | None = 0) -> Tensor:
-        """The importance-weighted lower bound on log p(x) with K = ``particles``, x of shape (n, dim) -> (n,)."""
+        """The importance-weighted lower bound on log p(x) with K = ``particles``, x of shape (n, dim) -> (n,).
+
+        Like :meth:`elbo` and :meth:`log_weights` it keeps a graph where ``x`` requires a gradient, and else none.
+        """
         return importance_bound(self.log_weights(x, particles=particles, seed=seed))
 
-    @torch.no_grad()
     def elbo(self, x: Any, *, particles: int = 256, seed: int | None = 0) -> Tensor:
         """The single-sample bound, averaged over ``particles`` draws, x of shape (n, dim) -> (n,)."""
         return self.log_weights(x, particles=particles, seed=seed).mean(0)
 
-    @torch.no_grad()
-    def log_weights(self, x: Any, *, particles: int, seed: int | None = 0) -> Tensor:
-        """Log p(x, p_k) - log f(p_k | x) for ``particles`` draws of the encoder, x of shape (n, dim) -> (K, n)."""
+    def log_weights(
+        self, x: Any, *, particles: int, seed: int | None = 0, noise: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Log p(x, p_k) - log f(p_k | x) for ``particles`` draws of the encoder, x of shape (n, dim) -> (K, n).
+
+        ``noise`` takes the place of the seed: a function from rows (m, dim) to standard normals (K, m, dim).
+        """
         check_positive("particles", particles, integer=True)
         rows = self._rows(x, "x")
         generator = random_generator(seed, rows.device)
         parts = []
-        for part in rows.split(max(1, CHUNK // particles)):
-            z, log_det = self.standardise(part)
-            p = self.encoder.rsample(z, particles, generator)
-            parts.append(self.log_joint_standardised(z, p) + log_det - self.encoder(p, z))
-        return torch.cat(parts, dim=1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and rows.requires_grad):
+            for part in rows.split(max(1, CHUNK // particles)):
+                z, log_det = self.standardise(part)
+                e = draw_noise(z, particles, generator) if noise is None else noise(part)
+                p = self.encoder.colour(e, z)
+                parts.append(self.log_joint_standardised(z, p) + log_det - self.encoder(p, z))
+        # Where a momentum leaves the finite numbers its weight is zero: the bound remains one.
+        return torch.cat(parts, dim=1).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
     def certificate(
         self, x: Any, *, particles: int = 1000, n_model: int = 200, exact: bool = True, seed: int = 0

@@ -68,6 +68,8 @@ class PathObjective(nn.Module):
         unseen: for each set, which states judge instead of training, booleans (n, time).
     """
 
+    no_weight_decay = True
+
     def __init__(self, model: HNN, sets: list[Trajectories], noise: Tensor, units: Units, unseen: list[Tensor]) -> None:
         super().__init__()
         self.model, self.units, self.noise = model, units, noise
@@ -117,6 +119,8 @@ class WindowObjective(nn.Module):
         substeps: steps between two states.
         unseen: which states judge instead of training, booleans (n, time).
     """
+
+    no_weight_decay = True
 
     def __init__(
         self,

@@ -12,46 +12,66 @@ from torch import Tensor
 from hamflow.densities import StartingMixture, choose_mixture
 from hamflow.densities.mixture import GAUSSIAN
 from hamflow.models.parts import fresh_base
-from hamflow.training import split_rows
 
 if TYPE_CHECKING:
     from hamflow.models.nhf import NHF
+
+
+#: Held-out rows that choose a mixture alone; where they are fewer, a cross-validation of the training rows does.
+_ENOUGH = 100
+_FOLDS = 5
 
 
 @torch.no_grad()
 def warm_start(model: NHF, rows: Tensor, held_out: Tensor | None, seed: int) -> None:
     """Set the model's whitening and base; with the flow at the identity it then has the density of that mixture.
 
+    What there is to choose is chosen on the validation rows where they are many, else by cross-validation of the
+    training rows: a handful of rows says little about tails and numbers of components.
+
     Args:
         model: its settings ``whiten``, ``components`` and ``max_components`` say what there is to choose.
         rows: the training rows, (n, dim).
-        held_out: the validation rows, (m, dim); without them a tenth of the training rows chooses.
-        seed: for the initialisation of the mixtures.
+        held_out: the validation rows, (m, dim), or None.
+        seed: for the folds and the initialisation of the mixtures.
 
     Raises:
         FitError: no mixture could be fitted.
     """
-    if held_out is None:
-        rows, held_out = split_rows(rows, 0.1, seed)
-    assert held_out is not None
-    kind, mixture = _choose(model, rows, held_out, seed)
+    kind, mixture = _choose(model, rows, _folds(rows, held_out, seed), seed)
     model.whitening.estimate(rows, kind)
     model.base = fresh_base(model.config, len(mixture.weights)).to(model.whitening.loc)
     model.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
 
 
-def _choose(model: NHF, rows: Tensor, held_out: Tensor, seed: int) -> tuple[str, StartingMixture]:
+def _folds(rows: Tensor, held_out: Tensor | None, seed: int) -> list[tuple[Tensor, Tensor]]:
+    if held_out is not None and len(held_out) >= _ENOUGH:
+        return [(rows, held_out)]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).to(rows.device)
+    parts = order.tensor_split(min(_FOLDS, len(rows)))
+    kept = parts if len(rows) < _FOLDS * _ENOUGH else parts[:1]
+    return [(rows[torch.cat([other for other in parts if other is not part])], rows[part]) for part in kept]
+
+
+def _choose(model: NHF, rows: Tensor, folds: list[tuple[Tensor, Tensor]], seed: int) -> tuple[str, StartingMixture]:
     whiten, components, most = (model.config[name] for name in ("whiten", "components", "max_components"))
     found = []
     for kind in ("full", "diagonal") if whiten == "auto" else (whiten,):
+        standardised, log_dets = [], []
+        for train, test in folds:
+            # A column may vary in the table and not in a part of it.
+            varies = bool((train != train[0]).any(0).all())
+            model.whitening.estimate(train if varies else rows, kind)
+            z_test, log_det = model.standardise(test)
+            standardised.append((model.standardise(train)[0], z_test))
+            log_dets.append(log_det.double().cpu())
         model.whitening.estimate(rows, kind)
-        z, _ = model.standardise(rows)
-        z_held, log_det = model.standardise(held_out)
         if model.config["base"] == "gaussian":
-            mixture = _standard_normal(z_held)
+            mixture = _standard_normal(torch.cat([z_test for _, z_test in standardised]))
         else:
-            mixture = choose_mixture(z, z_held, components=components, max_components=most, seed=seed)
-        found.append((kind, mixture, mixture.scores + log_det.double().cpu()))
+            z, _ = model.standardise(rows)
+            mixture = choose_mixture(z, standardised, components=components, max_components=most, seed=seed)
+        found.append((kind, mixture, mixture.scores + torch.cat(log_dets)))
     kind, mixture, scores = found[0]
     if len(found) == 2:
         gain = found[1][2] - scores
@@ -77,5 +97,5 @@ def warn_of_lost_digits(rows: Tensor, dtype: torch.dtype) -> None:
         warnings.warn(
             f"x: columns {coarse} vary little beside their size, and {name} resolves their spread in under 1000 steps; "
             "subtract a constant, or fit with dtype=torch.float64",
-            stacklevel=3,
+            stacklevel=4,
         )

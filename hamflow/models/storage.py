@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hamflow.errors import CheckpointError, InputError, is_number
-from hamflow.io import atomic_path
+from hamflow.io import atomic_path, check_writable
 from hamflow.training import History
 
 _FORMAT = 1
@@ -37,11 +37,12 @@ def write_model(path: str | Path, model: SavedModel) -> None:
     """Write a model into the folder ``path``; each file appears whole or not at all.
 
     Raises:
-        InputError: ``path`` is a file.
+        InputError: ``path`` is a file or cannot be written.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"path = {folder} is a file, expected a folder")
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state.items()}
     weights = safetensors.torch.save(state)

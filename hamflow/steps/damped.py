@@ -43,6 +43,8 @@ class Damped(Step):
         (True, -10.0)
     """
 
+    no_weight_decay = True
+
     def __init__(self, step: Step, gamma: float | Tensor, *, learn: bool = False) -> None:
         super().__init__()
         if not isinstance(step, Step):

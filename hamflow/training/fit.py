@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import sys
 import time
@@ -16,7 +15,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hamflow.errors import CheckpointError, FitError, InputError, check_choice, check_positive, check_seed, is_number
+from hamflow.io import check_writable
 from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
+from hamflow.training.rows import fingerprint, split_rows
 from hamflow.training.seeding import seeded
 
 _MAX_RETURNS = 5
@@ -73,7 +74,8 @@ def fit(
         epochs: passes over the training rows.
         batch_size: rows a step.
         learning_rate: the largest learning rate.
-        weight_decay: decoupled weight decay.
+        weight_decay: decoupled weight decay; it leaves alone the own parameters of modules with a true attribute
+            ``no_weight_decay``, such as means, masses and friction, for which zero is no better than another value.
         schedule: ``"cosine"`` (to zero over the epochs), ``"plateau"`` (halved whenever a third of the patience, 10
             epochs without one, brings no better loss, of training where there are no validation rows) or
             ``"constant"``; all warm up over 50 steps.
@@ -100,38 +102,14 @@ def fit(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
         schedule=schedule, patience=patience, seed=seed,
     )  # fmt: skip
+    if checkpoint is not None:
+        check_writable(checkpoint)
     with seeded(seed, x.device):
         rows, held_out = split_rows(x, validation, seed)
         settings |= {"rows": fingerprint(rows), "held_out": None if held_out is None else fingerprint(held_out)}
         settings |= {f"model {name}": str(value) for name, value in getattr(model, "config", {}).items()}
         run = _Run(model, rows, held_out, settings, None if checkpoint is None else Path(checkpoint))
         return run.train(progress)
-
-
-def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
-    """The training and validation rows: a random share of at least one row, the given rows, or none.
-
-    Raises:
-        InputError: there are no rows; the share is outside (0, 1) or leaves none to train on; the given rows differ.
-    """
-    if len(x) == 0:
-        raise InputError(f"x has shape {tuple(x.shape)}, expected at least one row")
-    if isinstance(validation, Tensor) and (validation.shape[1:] != x.shape[1:] or len(validation) == 0):
-        raise InputError(f"validation has shape {tuple(validation.shape)}, expected rows like x, {tuple(x.shape)}")
-    if validation is None or isinstance(validation, Tensor):
-        return x, validation
-    if not isinstance(validation, (int, float)) or isinstance(validation, bool) or not 0 < validation < 1:
-        raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, rows, or None")
-    n_held_out = max(1, round(validation * len(x)))
-    if n_held_out >= len(x):
-        raise InputError(f"validation = {validation} of {len(x)} rows leaves none to train on")
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-    return x[order[n_held_out:]], x[order[:n_held_out]]
-
-
-def fingerprint(rows: Tensor) -> str:
-    """The shape and the SHA-256 of a tensor, by which a checkpoint knows its data."""
-    return f"{tuple(rows.shape)} {hashlib.sha256(rows.detach().cpu().contiguous().numpy().tobytes()).hexdigest()}"
 
 
 def check_settings(**settings: Any) -> dict[str, Any]:
@@ -154,6 +132,20 @@ def check_settings(**settings: Any) -> dict[str, Any]:
     return settings
 
 
+def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    spared = {
+        id(parameter)
+        for module in model.modules()
+        if getattr(module, "no_weight_decay", False)
+        for parameter in module.parameters(recurse=False)
+    }
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(0.0 if id(parameter) in spared else weight_decay, []).append(parameter)
+    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+
+
 class _Run:
     def __init__(
         self, model: nn.Module, rows: Tensor, held_out: Tensor | None, settings: dict[str, Any], path: Path | None
@@ -163,9 +155,7 @@ class _Run:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise InputError("model has no parameter to train, expected at least one with requires_grad")
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
-        )
+        self.optimizer = torch.optim.AdamW(_decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"])
         self.parameters = parameters
         self.history = History()
         self.epoch = 0

@@ -1,0 +1,75 @@
+"""Fitting a density to a table: everything is checked before the model changes, and a refusal changes nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hamflow.errors import (
+    FitError,
+    check_device,
+    check_dtype,
+    check_rows,
+    check_training_table,
+    column_names,
+    is_number,
+)
+from hamflow.io import check_writable
+from hamflow.models.refusal import unchanged_if_refused
+from hamflow.models.start import warm_start, warn_of_lost_digits
+from hamflow.training import History, fit, seeded, split_rows
+
+if TYPE_CHECKING:
+    from hamflow.models.nhf import NHF
+
+
+def fit_density(
+    model: NHF,
+    x: Any,
+    *,
+    validation: Any,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    progress: bool,
+    checkpoint: str | Path | None,
+    settings: dict[str, Any],
+) -> None:
+    """Make the model anew and train it on the rows of a table; see :meth:`hamflow.NHF.fit`."""
+    rows = check_training_table(x, dim=model.dim)
+    follows = rows if isinstance(x, Tensor) and x.is_floating_point() else model.whitening.loc
+    check_dtype(dtype)
+    target = check_device(follows.device if device is None else device)
+    if checkpoint is not None:
+        check_writable(checkpoint)
+    with unchanged_if_refused(model):
+        model.assemble()
+        model.to(device=target, dtype=dtype or follows.dtype)
+        warn_of_lost_digits(rows, model.whitening.loc.dtype)
+        model.columns = column_names(x)
+        _train(model, rows.to(model.whitening.loc), validation, progress, checkpoint, settings)
+
+
+def _train(
+    model: NHF, rows: Tensor, validation: Any, progress: bool, checkpoint: str | Path | None, settings: dict[str, Any]
+) -> None:
+    seed = settings["seed"]
+    check_training_table(rows)
+    if validation is not None and not is_number(validation):
+        validation = check_rows(validation, "validation", dim=model.dim, columns=model.columns).to(rows)
+    train, held_out = split_rows(rows, validation, seed)
+    check_training_table(train, "x without its validation rows")
+    model.history = History()
+    started = time.process_time()
+    with seeded(seed, rows.device):
+        warm_start(model, train, held_out, seed)
+    start_seconds = time.process_time() - started
+    try:
+        model.history = fit(model, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)
+        model.history.seconds += start_seconds
+    except FitError as error:
+        model.history = error.history or model.history
+        raise
