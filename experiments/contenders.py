@@ -97,10 +97,11 @@ def train(
         start = time.process_time()
         model.fit(x, validation=validation, progress=False, **arguments)
         seconds = time.process_time() - start
-        return Hamiltonian(model, nhf_models.settings(name, case, dim, budget)["evaluation_particles"], seconds)
+        particles = nhf_models.settings(name, case, dim, budget)["evaluation_particles"]
+        return Hamiltonian(model, particles, seconds, arguments["epochs"])
     peer = peers.build_peer(name, dim, budget)
     history = fit(peer, x, validation=validation, progress=False, **arguments)
-    return Flow(peer.eval(), history)
+    return Flow(peer.eval(), history, arguments["epochs"])
 
 
 def _tensor(x: Array) -> Tensor:
@@ -123,10 +124,11 @@ class _Mixture:
 class Flow:
     """A fitted peer; its log density is exact."""
 
-    def __init__(self, model: peers.Peer, history: History) -> None:
+    def __init__(self, model: peers.Peer, history: History, epochs: int) -> None:
         self.model = model
         self.train_seconds = history.seconds
         self.validation_loss = min(history.start, *history.validation)
+        self.ended_by_patience = len(history.train) < epochs
         self.params = peers.count_parameters(model)
 
     @torch.no_grad()
@@ -141,12 +143,13 @@ class Flow:
 class Hamiltonian:
     """A fitted Neural Hamiltonian Flow; its log density is the importance-weighted lower bound."""
 
-    def __init__(self, model: Any, particles: int, train_seconds: float) -> None:
+    def __init__(self, model: Any, particles: int, train_seconds: float, epochs: int) -> None:
         self.model = model
         self.particles = particles
         self.train_seconds = train_seconds
         self.params = peers.count_parameters(model)
         self.validation_loss = min(model.history.start, *model.history.validation)
+        self.ended_by_patience = len(model.history.train) < epochs
         # What training brought over the mixture that the flow starts from, in nats, on the validation rows.
         self.training_gain = model.history.start - self.validation_loss
 
