@@ -140,21 +140,6 @@ def test_overview_puts_short_falls_first(tmp_path: Path) -> None:
     assert "1.100 ± 0.100" in lines[1]
 
 
-def test_paired_differences_are_judged_by_two_standard_errors(tmp_path: Path) -> None:
-    from density_tabular import paired_differences
-
-    store = report.ResultStore(tmp_path)
-    for seed, (nhf, realnvp, gmm) in enumerate([(1.0, 2.0, 1.1), (5.0, 6.1, 4.8), (3.0, 4.0, 3.1)]):
-        for model, value in {"nhf": nhf, "realnvp": realnvp, "gmm": gmm}.items():
-            store.add(("wine", model, seed), "x", [_row(value)])
-    rows = {row["metric"]: row for row in paired_differences(store)}
-    assert rows["nll_minus_realnvp"]["value"] == pytest.approx(-31 / 30)
-    assert rows["nll_minus_realnvp"]["verdict"] == "better"
-    assert rows["nll_minus_gmm"]["verdict"] == "reached"
-    assert rows["sets_better_than_realnvp"]["value"] == 1
-    assert rows["failed_runs"]["value"] == 0
-
-
 def _quick(script: str, out: Path, *arguments: str) -> str:
     command = [sys.executable, str(EXPERIMENTS / script), "--quick", "--out", str(out), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
