@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import mixture_peer
@@ -55,11 +57,10 @@ def configuration(
     """What decides the figures of a contender, apart from the data."""
     if name == "gmm":
         return dict(mixture_peer.SETTINGS)
-    own = (
-        nhf_models.settings(name, case, dim, budget)
-        if name in nhf_models.PLANAR_NHF_MODELS
-        else peers.settings(name, dim)
-    )
+    if name == nhf_models.START:
+        return {"budget": budget, "settings": nhf_models.settings(name, case, dim, budget)}
+    ours = name in nhf_models.NHF_MODELS
+    own = nhf_models.settings(name, case, dim, budget) if ours else peers.settings(name, dim)
     return {"budget": budget, "schedule": vars(schedule), "settings": own | {"learning_rate": learning_rate}}
 
 
@@ -75,7 +76,7 @@ def train(
 ) -> Contender:
     """Fit the contender of that name on the training rows; the validation rows stop or choose it.
 
-    The learning rate is that of the trained contenders; gmm has none.
+    The learning rate is that of the trained contenders; gmm and the start of nhf have none.
     """
     if name == "gmm":
         return _Mixture(train_rows, validation_rows, seed)
@@ -91,16 +92,19 @@ def train(
         "seed": seed,
     }
     torch.manual_seed(seed)
-    if name in nhf_models.PLANAR_NHF_MODELS:
-        model = nhf_models.build(name, case, dim, budget, seed)
+    if name in (*nhf_models.NHF_MODELS, nhf_models.START):
+        particles = nhf_models.settings(name, case, dim, budget)["evaluation_particles"]
+        untrained = partial(nhf_models.start, name, case, dim, budget, x, validation, seed)
         # Timed as a whole: the mixture that the flow starts from is part of its training.
-        start = time.process_time()
+        began = time.process_time()
+        if name == nhf_models.START:
+            return _Start(untrained(), particles, time.process_time() - began)
+        model = nhf_models.build(name, case, dim, budget, seed)
         model.fit(x, validation=validation, progress=False, **arguments)
-        seconds = time.process_time() - start
-        return Hamiltonian(model, nhf_models.settings(name, case, dim, budget)["evaluation_particles"], seconds)
+        return Hamiltonian(model, particles, time.process_time() - began, arguments["epochs"], untrained)
     peer = peers.build_peer(name, dim, budget)
     history = fit(peer, x, validation=validation, progress=False, **arguments)
-    return Flow(peer.eval(), history)
+    return Flow(peer.eval(), history, arguments["epochs"])
 
 
 def _tensor(x: Array) -> Tensor:
@@ -123,10 +127,11 @@ class _Mixture:
 class Flow:
     """A fitted peer; its log density is exact."""
 
-    def __init__(self, model: peers.Peer, history: History) -> None:
+    def __init__(self, model: peers.Peer, history: History, epochs: int) -> None:
         self.model = model
         self.train_seconds = history.seconds
         self.validation_loss = min(history.start, *history.validation)
+        self.ended_by_patience = len(history.train) < epochs
         self.params = peers.count_parameters(model)
 
     @torch.no_grad()
@@ -138,22 +143,46 @@ class Flow:
         return self.model.sample(n).double().numpy()
 
 
-class Hamiltonian:
-    """A fitted Neural Hamiltonian Flow; its log density is the importance-weighted lower bound."""
+class _Start:
+    """A Neural Hamiltonian Flow before its training; the flow is the identity, so the bound is tight."""
 
     def __init__(self, model: Any, particles: int, train_seconds: float) -> None:
         self.model = model
         self.particles = particles
         self.train_seconds = train_seconds
-        self.params = peers.count_parameters(model)
-        self.validation_loss = min(model.history.start, *model.history.validation)
-        # What training brought over the mixture that the flow starts from, in nats, on the validation rows.
-        self.training_gain = model.history.start - self.validation_loss
+        self.params = nhf_models.start_parameters(model)
 
-    @torch.no_grad()
     def log_density(self, x: Array) -> Array:
-        parts = [self.model.log_prob(part, particles=self.particles) for part in _tensor(x).split(CHUNK)]
-        return torch.cat(parts).double().numpy()
+        return _bound(self.model, self.particles, x)
 
     def sample(self, n: int, seed: int) -> Array:
         return self.model.sample(n, seed=seed).double().numpy()
+
+
+class Hamiltonian:
+    """A fitted Neural Hamiltonian Flow; its log density is the importance-weighted lower bound."""
+
+    def __init__(self, model: Any, particles: int, train_seconds: float, epochs: int, start: Callable[[], Any]) -> None:
+        self.model = model
+        self.particles = particles
+        self.train_seconds = train_seconds
+        self.params = peers.count_parameters(model)
+        self.validation_loss = min(model.history.start, *model.history.validation)
+        self.ended_by_patience = len(model.history.train) < epochs
+        self._start = start
+
+    def log_density(self, x: Array) -> Array:
+        return _bound(self.model, self.particles, x)
+
+    def training_gain(self, x: Array) -> float:
+        """Mean bound on rows x less that of the model before its training; negative where training did harm."""
+        return float((self.log_density(x) - _bound(self._start(), self.particles, x)).mean())
+
+    def sample(self, n: int, seed: int) -> Array:
+        return self.model.sample(n, seed=seed).double().numpy()
+
+
+@torch.no_grad()
+def _bound(model: Any, particles: int, x: Array) -> Array:
+    parts = [model.log_prob(part, particles=particles) for part in _tensor(x).split(CHUNK)]
+    return torch.cat(parts).double().numpy()

@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 FOLDS = 5
 SMALL_ROWS = 2000
 VALIDATION_SHARE = 0.15
+# Test rows per training row, the same for all tables: one part of FOLDS against the others less their validation rows.
+TEST_TO_TRAIN = 1 / ((FOLDS - 1) * (1 - VALIDATION_SHARE))
 MIN_DISTINCT = 50
 MAX_CORRELATION = 0.98
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from peers import count_parameters
+from torch import Tensor
 
 # nhf_one_component starts from a single component instead of a mixture: what the flow does on its own.
-NHF_MODELS = ("nhf", "nhf_hybrid")
-PLANAR_NHF_MODELS = (*NHF_MODELS, "nhf_one_component")
+NHF_MODELS = ("nhf", "nhf_hybrid", "nhf_one_component")
+# nhf before any training: the mixture that it starts from.
+START = "start_mixture"
 MAX_COMPONENTS = 10
 SCHEME = "symplectic_euler"
 
@@ -39,6 +41,8 @@ def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
         if dim > 60:
             # Ten components alone would take a third of the budget, and the lift is the better use of it.
             model |= {"max_components": 3}
+    if name == "nhf_one_component":
+        model |= {"components": 1}
     return {"model": model, "evaluation_particles": 1000}
 
 
@@ -53,9 +57,10 @@ def build(name: str, case: str, dim: int, budget: int, seed: int) -> Any:
     if dim == 2:
         return hf.NHF(dim, seed=seed, **chosen)
     free = "lift_width" if "lift" in chosen else "width"
+    most = chosen.get("components", chosen["max_components"])
 
     def size(width: int) -> int:
-        return count_parameters(hf.NHF(dim, **(chosen | {"components": chosen["max_components"], free: width})))
+        return count_parameters(hf.NHF(dim, **(chosen | {"components": most, free: width})))
 
     width = 1
     if size(width) > budget:
@@ -63,6 +68,23 @@ def build(name: str, case: str, dim: int, budget: int, seed: int) -> Any:
     while size(width + 1) <= budget:
         width += 1
     return hf.NHF(dim, seed=seed, **(chosen | {free: width}))
+
+
+def start(name: str, case: str, dim: int, budget: int, train: Tensor, held_out: Tensor, seed: int) -> Any:
+    """The contender of that name as it is before the first step of its training."""
+    from hamflow.models.start import warm_start
+    from hamflow.training import seeded
+
+    model = build(name, case, dim, budget, seed)
+    with seeded(seed):
+        warm_start(model, train, held_out, seed)
+    return model.eval()
+
+
+def start_parameters(model: Any) -> int:
+    """Free parameters of the mixture: weights, means, symmetric covariances and degrees of freedom of the positions."""
+    components, dim = model.base.components, model.dim
+    return int(components * (2 + dim + dim * (dim + 1) // 2) - 1)
 
 
 def certificate_metrics(model: Any, x: NDArray[np.float64], integrated: int, seed: int) -> dict[str, float]:

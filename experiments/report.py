@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import statistics
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hamflow.io import atomic_path
 
 Row = dict[str, Any]
 Key = tuple[str, str, int]
@@ -20,6 +20,7 @@ HIGHER_IS_BETTER = {
     "pareto_k_below_0_7",
     "bracket_contains_truth",
     "sets_better_than_realnvp",
+    "sets_better_than_realnvp_corrected",
     "sets_level_with_nsf",
     "sets_no_worse_than_gmm",
     "speedup_over_double_backward",
@@ -27,19 +28,10 @@ HIGHER_IS_BETTER = {
 VERDICTS = ("short", "reached", "stretch reached")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     """Replace a file in one move, so that a reader or a crash never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        # mkstemp makes a private file; results are read by everyone.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def fingerprint(configuration: Row) -> str:
@@ -107,7 +99,7 @@ class ResultStore:
     def _write(self) -> None:
         ordered = sorted(self.rows, key=lambda r: (r["case"], r["model"], r.get("seed", math.inf), r["metric"]))
         lines = ",\n".join(json.dumps(row) for row in ordered)
-        write_atomically(self.path, f"[\n{lines}\n]\n")
+        _write(self.path, f"[\n{lines}\n]\n")
 
 
 def _key(row: Row) -> Key | None:
@@ -144,6 +136,7 @@ class Figure:
     bar: float | None
     stretch: float | None
     given_verdict: str | None
+    against: str | None
     extremes: tuple[float, float] | None = None
 
     @property
@@ -162,11 +155,12 @@ class Figure:
 
     @property
     def shown(self) -> str:
-        """Mean and standard error, or median and range, as text."""
+        """Mean and standard error, or median and range, as text, and whom a difference is to."""
         if self.extremes is not None:
             low, high = self.extremes
             return f"{_number(self.mean)} (median; {_number(low)} to {_number(high)})"
-        return _number(self.mean) + ("" if math.isnan(self.error) else f" ± {_number(self.error)}")
+        error = "" if math.isnan(self.error) else f" ± {_number(self.error)}"
+        return _number(self.mean) + error + ("" if self.against is None else f" (to {self.against})")
 
 
 def summarise(rows: Iterable[Row]) -> list[Figure]:
@@ -196,6 +190,7 @@ def summarise(rows: Iterable[Row]) -> list[Figure]:
                 first.get("bar"),
                 first.get("stretch"),
                 first.get("verdict"),
+                first.get("against"),
                 extremes,
             )
         )
@@ -241,7 +236,7 @@ def write_table(store: ResultStore, title: str, notes: str, cases: Iterable[str]
             cells = [f.model, f.metric, f.shown, str(f.n), _whole(f.params), _number(f.seconds, 1)]
             lines.append([*cells, _number(f.reference), bar, f.verdict])
         parts.append(_markdown(header, lines))
-    write_atomically(store.path.parent / "table.md", "\n".join(parts))
+    _write(store.path.parent / "table.md", "\n".join(parts))
 
 
 def write_overview(results: Path) -> None:
@@ -264,4 +259,4 @@ def write_overview(results: Path) -> None:
         f"{short} of {len(entries)} bars are missed.\n\n" + _markdown(header, lines)
     )
     text += "\nTables: " + ", ".join(f"[{p.parent.name}]({p.parent.name}/table.md)" for p in experiments) + "\n"
-    write_atomically(results / "README.md", text)
+    _write(results / "README.md", text)

@@ -140,21 +140,6 @@ def test_overview_puts_short_falls_first(tmp_path: Path) -> None:
     assert "1.100 ± 0.100" in lines[1]
 
 
-def test_paired_differences_are_judged_by_two_standard_errors(tmp_path: Path) -> None:
-    from density_tabular import paired_differences
-
-    store = report.ResultStore(tmp_path)
-    for seed, (nhf, realnvp, gmm) in enumerate([(1.0, 2.0, 1.1), (5.0, 6.1, 4.8), (3.0, 4.0, 3.1)]):
-        for model, value in {"nhf": nhf, "realnvp": realnvp, "gmm": gmm}.items():
-            store.add(("wine", model, seed), "x", [_row(value)])
-    rows = {row["metric"]: row for row in paired_differences(store)}
-    assert rows["nll_minus_realnvp"]["value"] == pytest.approx(-31 / 30)
-    assert rows["nll_minus_realnvp"]["verdict"] == "better"
-    assert rows["nll_minus_gmm"]["verdict"] == "reached"
-    assert rows["sets_better_than_realnvp"]["value"] == 1
-    assert rows["failed_runs"]["value"] == 0
-
-
 def _quick(script: str, out: Path, *arguments: str) -> str:
     command = [sys.executable, str(EXPERIMENTS / script), "--quick", "--out", str(out), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -225,13 +210,35 @@ def test_learning_rates_are_chosen_by_validation(tmp_path: Path, monkeypatch: py
     _quick("learning_rates.py", out)
     rows = json.loads((out / "metrics.json").read_text())
     for model in ("nhf", "realnvp"):
-        figures = {row["metric"]: row["value"] for row in rows if row["model"] == model}
-        chosen = figures.pop("learning_rate")
-        assert len(figures) == 2
-        assert figures[f"validation_nll_{chosen:g}"] == min(figures.values())
+        figures = {row["metric"]: row["value"] for row in rows if row["model"] == model and row["case"] == "wine"}
+        losses = {name: value for name, value in figures.items() if name.startswith("validation_nll_")}
+        assert len(losses) == 2
+        assert losses[f"validation_nll_{figures['learning_rate']:g}"] == min(losses.values())
+        # Two rates have no middle, and four iterations never wear patience out.
+        assert figures["interior"] == figures["ended_by_patience_0.001"] == figures["ended_by_patience_0.002"] == 0
+        assert [row["value"] for row in rows if (row["case"], row["model"]) == ("all", model)] == [1]
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     with pytest.raises(LookupError, match=r"nhf on wine was chosen yet: run experiments/learning_rates\.py first"):
         learning_rates.chosen_rate("wine", "nhf_hybrid")
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "interior"),
+    [(4e-3, 5, True), (4e-2, 7, True), (0.15, 8, False), (6e-4, 7, True), (1e-5, 8, False)],
+)
+def test_search_for_a_rate_leaves_the_edge(best: float, tried: int, interior: bool) -> None:
+    settings = learning_rates.RATES, learning_rates.LAST
+    losses = learning_rates.search(lambda rate: abs(np.log(rate / best)), *settings)
+    assert len(losses) == tried
+    assert learning_rates.is_interior(losses) is interior
+    assert learning_rates.LAST[0] <= min(losses)
+    assert max(losses) <= learning_rates.LAST[1]
+
+
+def test_search_turns_away_from_rates_that_diverge() -> None:
+    settings = learning_rates.RATES, learning_rates.LAST
+    losses = learning_rates.search(lambda rate: np.inf if rate > 4e-4 else rate, *settings)
+    assert learning_rates.best_of(losses) == learning_rates.LAST[0]
 
 
 def test_learning_rates_never_see_a_split_of_the_table() -> None:
