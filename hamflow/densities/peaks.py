@@ -74,17 +74,20 @@ def find_peaks(base: PhaseMixture, pull_back: Callable[[Tensor], Tensor], q: Ten
     """
     n, d = q.shape
     each = max(2, _STARTS // base.components)
-    p = torch.cat(_starts(base, pull_back(samples), samples, q, each), dim=1)
+    p = torch.cat(_starts(base, pull_back(samples), samples, q, each), dim=1)  # (n, components * each, d)
     component = torch.arange(base.components, device=q.device).repeat_interleave(each).repeat(n)
     climb = _Climb(base, pull_back, q.repeat_interleave(p.shape[1], 0), component)
-    p, height, curvature = climb.run(p.reshape(-1, d))
+    start = p.reshape(-1, d)
+    p, height, curvature = climb.run(start)
     factor, failed = torch.linalg.cholesky_ex(curvature)
     log_mass = height - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     lost = (failed != 0) | ~log_mass.isfinite() | ~p.isfinite().all(-1)
     unit = torch.eye(d, dtype=q.dtype, device=q.device)
     log_mass = torch.where(lost, -torch.inf, log_mass).reshape(n, -1)
     log_mass = log_mass.where(log_mass >= log_mass.max(-1, keepdim=True).values - _DEPTH, -torch.inf)
-    p = torch.where(lost[:, None], 0.0, p)
+    # A sampler needs one peak at least: where no climb arrived, the unit balls around the starts.
+    log_mass = torch.where((log_mass == -torch.inf).all(-1, keepdim=True), 0.0, log_mass)
+    p = torch.where(lost[:, None], start, p)
     factor = torch.where(lost[:, None, None], unit, factor.mT)
     return Peaks(p.reshape(n, -1, d), factor.reshape(n, -1, d, d), log_mass)
 

@@ -133,7 +133,8 @@ class _Cells:
         together = value.reshape(-1, children).logsumexp(-1)
         low, high = torch.minimum(together, self.value[wanted]), torch.maximum(together, self.value[wanted])
         # log |e^high - e^low|, in equal parts to the halves
-        change = (high + torch.log1p(-(low - high).exp()) - math.log(children)).nan_to_num(nan=-torch.inf, posinf=torch.inf)
+        change = high + torch.log1p(-(low - high).exp()) - math.log(children)
+        change = torch.where(high == -torch.inf, -torch.inf, change)
         kept = ~wanted
         self.row, self.level = torch.cat((self.row[kept], row)), torch.cat((self.level[kept], level))
         self.centre, self.value = torch.cat((self.centre[kept], centre)), torch.cat((self.value[kept], value))
