@@ -51,6 +51,18 @@ def reparameterised_loss(log_weights: Tensor, draws: Tensor) -> Tensor:
 
     References:
         Tucker et al. (2019), Doubly Reparameterized Gradient Estimators, arXiv 1810.04152.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.densities import GaussianEncoder, reparameterised_loss
+        >>> encoder, q = GaussianEncoder(2), torch.randn(5, 2)
+        >>> p = encoder.rsample(q, particles=3)
+        >>> frozen = {name: value.detach() for name, value in encoder.named_parameters()}
+        >>> log_f = torch.func.functional_call(encoder, frozen, (p, q))
+        >>> loss = reparameterised_loss(-((p - q.unsqueeze(0)) ** 2).sum(-1) - log_f, p)
+        >>> loss.backward()
+        >>> encoder.linear.weight.grad.shape
+        torch.Size([2, 2])
     """
     weights = log_weights.detach().softmax(0)
     if draws.requires_grad:
@@ -61,19 +73,47 @@ def reparameterised_loss(log_weights: Tensor, draws: Tensor) -> Tensor:
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r""":math:`1 / \sum_k \tilde w_k^2` of normalised weights, log_weights (K, n) -> (n,), between 1 and K."""
+    r""":math:`1 / \sum_k \tilde w_k^2` of normalised weights, log_weights (K, n) -> (n,), between 1 and K.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.densities import effective_sample_size
+        >>> effective_sample_size(torch.tensor([[0.5], [0.5], [0.0]]).log()).round().item()
+        2.0
+    """
     return 1 / (log_weights.softmax(0) ** 2).sum(0)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
     """The tail index of the importance weights, log_weights (K, n) -> (n,); above 0.7 they cannot be trusted.
 
+    Minus infinity, the limit of tails that end ever more abruptly, where the largest weights are equal up to rounding
+    (their logarithms within the root of the precision of their type): a tail fitted to rounding would say anything.
+    Infinity where the weights are no numbers, all zero, or too few for a tail.
+
     References:
         Vehtari et al. (2024), Pareto Smoothed Importance Sampling, arXiv 1507.02646.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.densities import pareto_k
+        >>> uniform = torch.rand(10_000, 1, generator=torch.Generator().manual_seed(0))
+        >>> pareto_k(-uniform.log()).round().item(), pareto_k(torch.zeros(100, 1)).item()
+        (1.0, -inf)
     """
-    columns = log_weights.detach().double().cpu().numpy().T
-    k = _psis(np.ascontiguousarray(columns))
-    return torch.as_tensor(k, dtype=log_weights.dtype, device=log_weights.device)
+    particles = len(log_weights)
+    # As many as the fit looks at, and not so few that two of them agree by chance.
+    tail = min(particles, 1 + max(5, math.ceil(min(particles / 5, 3 * particles**0.5))))
+    largest = log_weights.detach().topk(tail, dim=0).values
+    rounding = torch.finfo(log_weights.dtype).eps ** 0.5 * largest[0].abs().clamp(min=1)
+    usable = largest[0].isfinite() & ~log_weights.isnan().any(0)
+    level = usable & (largest[0] - largest[-1] <= rounding)
+    k = torch.where(level, -torch.inf, torch.inf).to(log_weights)
+    fitted = usable & ~level
+    if fitted.any():
+        columns = log_weights.detach()[:, fitted].double().cpu().numpy().T
+        k[fitted] = torch.as_tensor(_psis(np.ascontiguousarray(columns))).to(k)
+    return k
 
 
 def _psis(log_weights: np.ndarray) -> np.ndarray:
