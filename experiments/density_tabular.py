@@ -35,7 +35,8 @@ log-determinant: nats in units of column standard deviations. For nhf and nhf_hy
 {SMALL_ROWS:,} rows: {FOLDS}-fold cross-validation; others: random splits, a fifth of the rows for the test. 15 % of
 the remaining rows are for validation: early stopping of the trained models, and the choice of gmm (full covariances, 1
 to 10 components, floor of the covariances). All trained models get the same iterations, batch size, optimiser and
-patience; ended_by_patience is the share of runs that patience ended, the cap on the iterations ended the others.
+patience; ended_by_patience is the share of runs that patience ended: the cap on the iterations ended the others, and
+more of them might still help. nhf_hybrid and nhf_one_component take the learning rate chosen for nhf.
 start_mixture is nhf before its training: a mixture of up to 10 Student t components. nhf_one_component starts from a
 single component and shows what the flow does alone. training_gain: mean bound of the trained model on the test rows
 less that of its own start, which may be negative. CPU seconds are process time on one thread.
@@ -53,7 +54,7 @@ one-sided {1 - LEVEL:.0%} interval of that kind ends below a margin of {MARGIN} 
 Else undecided. "2 SE" is the plain rule of two standard errors, which errs in 12 % of comparisons of equals with five
 independent differences, and in more where training rows overlap. nll_minus_best_nsf: to the better of the two neural
 spline flows, nsf of zuko and rq_nsf of nflows, and nll_minus_best_peer: to the best of all peers and gmm, each by nll
-on the shared splits.
+on the shared splits; the latter is short wherever the mean of that contender is lower, sure or not.
 
 Counts of sets: better_than_realnvp by two standard errors, as the bar was set, and beside it _corrected by the t
 interval ({", ".join(SMALL_SETS)}); level_with_nsf: no worse, within the margin, than the better spline flow

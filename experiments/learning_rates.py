@@ -25,7 +25,8 @@ TAKES_RATE_OF = {"nhf_hybrid": "nhf", "nhf_one_component": "nhf"}
 SPLIT = 1000
 NOTES = f"""
 validation_nll_R: nats per validation row, in whitened coordinates, of a contender trained with learning rate R;
-learning_rate: the R of the best one, which density_tabular then uses on all splits (nhf_hybrid takes that of nhf).
+learning_rate: the R of the best one, which density_tabular then uses on all splits (nhf_hybrid, whose fits
+take minutes, and nhf_one_component take that of nhf).
 The rates are {", ".join(f"{rate:g}" for rate in RATES)}; while the best one is the largest or the smallest, the next
 one, twice or half as large, is tried too, down to {LAST[0]:g} and up to {LAST[1]:g}. interior: 1 where a smaller and
 a larger rate were both tried and found no better. ended_by_patience_R: 1 where patience ended the training, 0 where

@@ -54,7 +54,7 @@ def _against_the_best(found: Found, case: str, model: str) -> list[report.Row]:
             best = max(at_hand, key=lambda rival: found[case, model, rival].mean)
             found[case, model, name] = found[case, model, best]
             rows.append(paired.difference_row(case, model, name, found[case, model, name]) | {"against": best})
-    if rows:
+    if rows and model == "nhf":
         # The verdict on this one is short or reached, so that the page over all results shows who is ahead.
         rows[-1] = {k: v for k, v in rows[-1].items() if k != "verdict"} | {"bar": 0.0}
     for name in ("gmm", "best_nsf"):
