@@ -13,6 +13,7 @@ from torch import Tensor
 from hamflow.densities import (
     FlowEncoder,
     GaussianEncoder,
+    Peaks,
     PhaseMixture,
     effective_sample_size,
     importance_bound,
@@ -316,6 +317,18 @@ def test_pareto_k_finds_the_tail() -> None:
     assert found[3] < 0.1
 
 
+def test_level_weights_have_no_tail() -> None:
+    rounding = 1e-6 * torch.randn(1000, generator=generator())
+    saturated = torch.cat((-5 * torch.rand(500, generator=generator()), torch.zeros(500)))
+    lost = torch.cat((torch.tensor([torch.nan]), torch.randn(999, generator=generator())))
+    nothing = torch.full((1000,), -torch.inf)
+    weights = torch.stack([torch.full((1000,), -70.0), rounding - 7, saturated, lost, nothing], dim=1)
+    found = pareto_k(weights.float())
+    assert (found[:3] == -torch.inf).all()
+    assert (found[3:] == torch.inf).all()
+    assert pareto_k(1e4 * rounding.unsqueeze(-1)).isfinite().all()
+
+
 # Quadrature.
 
 
@@ -352,9 +365,38 @@ def test_quadrature_says_when_it_cannot() -> None:
     with pytest.raises(InputError, match="3 columns, expected 1 or 2"):
         integrate_momentum(lambda q, p: q.sum(-1), torch.zeros(1, 3), -box, box)
 
-    def step(q: Tensor, p: Tensor) -> Tensor:
-        return torch.where(p.abs() < 1.2345, 0.0, -1e6).sum(-1)
+    def noise(q: Tensor, p: Tensor) -> Tensor:
+        return (1e9 * p).sin().sum(-1)
 
-    unsettled = integrate_momentum(step, torch.zeros(1, 1), -box, box, tolerance=1e-9)
+    unsettled = integrate_momentum(noise, torch.zeros(1, 1), -box, box, tolerance=1e-9)
     assert unsettled.log_prob.isnan().all()
     assert (unsettled.error > 1e-9).all()
+
+
+@pytest.mark.parametrize("narrow", [0.1, 0.01])
+def test_quadrature_follows_a_bent_ridge(narrow: float) -> None:
+    """The mass of p_2 ~ N(p_1^2 / 5, narrow^2) is one; its one peak shows no more than the middle of the bend."""
+
+    def log_joint(q: Tensor, p: Tensor) -> Tensor:
+        across = (p[:, 1] - q[:, 0] - 0.2 * p[:, 0] ** 2) / narrow
+        return -0.5 * (p[:, 0] ** 2 + across**2) - math.log(2 * math.pi * narrow)
+
+    q = torch.linspace(-1, 1, 3).unsqueeze(-1).expand(3, 2)
+    loc = torch.stack((torch.zeros(3), q[:, 0]), -1).unsqueeze(1)
+    factor = torch.diag(torch.tensor([1, 1 / narrow])).expand(3, 1, 2, 2)
+    box = torch.tensor([16.0, 17.0])
+    found = integrate_momentum(log_joint, q, -box, box - 0.3, peaks=Peaks(loc, factor, torch.zeros(3, 1)))
+    assert found.log_prob.abs().max() < 1e-4
+
+
+def test_peaks_sample_their_density() -> None:
+    factor = torch.tensor([[[[2.0, 1.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]]]])
+    peaks = Peaks(torch.tensor([[[1.0, -1.0], [-3.0, 2.0]]]), factor, torch.tensor([[0.5, 0.0]]))
+    p = peaks.sample(40_000, generator())[:, 0].numpy()
+    covariances = torch.linalg.inv(factor[0].mT @ factor[0]).numpy()
+    weights = peaks.log_mass.softmax(-1)[0].numpy()
+    parts = [stats.multivariate_normal(m, c) for m, c in zip(peaks.loc[0].numpy(), covariances, strict=True)]
+    density = sum(w * part.pdf(p) for w, part in zip(weights, parts, strict=True))
+    found = peaks.log_prob(torch.as_tensor(p).unsqueeze(1)).exp().flatten().numpy()
+    assert np.abs(found / density - 1).max() < 1e-10
+    assert np.abs(p.mean(0) - weights @ peaks.loc[0].numpy()).max() < 0.05

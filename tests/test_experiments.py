@@ -163,6 +163,8 @@ def test_quick_run_writes_and_resumes(script: str, case: str, models: list[str],
     assert set(nll) == set(models)
     assert all(row["case"] == case and np.isfinite(row["value"]) and row["params"] > 0 for row in nll.values())
     assert not [row for row in rows if row["metric"] == "failed" or row["metric"] == "certificate_failed"]
+    if script == "density_2d.py":
+        assert [row["unit"] for row in rows if row["metric"] == "unsettled_points"] == ["points"]
     assert (out / figure).stat().st_size > 5000
     table = (out / "table.md").read_text()
     assert all(f"| {model} | nll |" in table for model in models)

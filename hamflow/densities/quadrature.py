@@ -15,8 +15,8 @@ from hamflow.errors import InputError, check_positive
 
 _NODES = 6  # Gauss-Legendre nodes a dimension of a cell
 _FIRST_CELLS = 8  # cells a dimension at the start
-_MAX_CELLS = {1: 1000, 2: 8000}  # for each point
-_ROUNDS = 30
+_MAX_CELLS = {1: 1000, 2: 16000}  # for each point
+_MAX_LEVEL = 20  # how often a first cell may be halved
 _WIDEST = 2.0  # standard deviations of a peak that half a cell may span where it meets the peak
 _REACH = 5.0  # standard deviations around a peak where cells are as small as that
 _ROWS = 256  # points at a time
@@ -88,48 +88,47 @@ def integrate_momentum(
 
 class _Cells:
     # The cells of all points in one list. ``row`` says whose a cell is, ``level`` how often the first cell was halved,
-    # ``value`` is the log of its part of the integral and ``change`` the log of the last change of that.
+    # ``place`` where it stands among all cells of its level, ``value`` is the log of its part of the integral and
+    # ``change`` the log of the last change of that.
 
     def __init__(self, log_joint: LogJoint, q: Tensor, lower: Tensor, upper: Tensor, peaks: Peaks | None) -> None:
         self.log_joint, self.q, self.peaks = log_joint, q, peaks
         n, d = q.shape
-        self.half = (upper - lower) / (2 * _FIRST_CELLS)
-        axis = torch.arange(_FIRST_CELLS, dtype=q.dtype, device=q.device) * 2 + 1
-        first = lower + self.half * torch.cartesian_prod(*[axis] * d).reshape(-1, d)
+        self.lower, self.size = lower, (upper - lower) / _FIRST_CELLS
+        axis = torch.arange(_FIRST_CELLS, device=q.device)
+        first = torch.cartesian_prod(*[axis] * d).reshape(-1, d)
         self.row = torch.arange(n, device=q.device).repeat_interleave(len(first))
-        self.centre = first.repeat(n, 1)
+        self.place = first.repeat(n, 1)
         self.level = torch.zeros_like(self.row)
         nodes, weights = (torch.as_tensor(a).to(q) for a in np.polynomial.legendre.leggauss(_NODES))
         self.nodes = torch.cartesian_prod(*[nodes] * d).reshape(-1, d)
         self.log_weights = torch.cartesian_prod(*[weights] * d).reshape(len(self.nodes), -1).log().sum(-1)
-        corner = torch.tensor([-0.5, 0.5], dtype=q.dtype, device=q.device)
-        self.corners = torch.cartesian_prod(*[corner] * d).reshape(-1, d)
-        self.value = self._integrate(self.row, self.centre, self.level)
+        self.corners = torch.cartesian_prod(*[torch.arange(2, device=q.device)] * d).reshape(-1, d)
+        self.value = self._integrate(self.row, self.place, self.level)
         self.change = self.value.clone()  # nothing is known of it yet
 
     def refine(self, tolerance: float) -> tuple[Tensor, Tensor]:
         n, d = self.q.shape
-        unresolved = self._unresolved(self.row, self.centre, self.level)
-        for _ in range(_ROUNDS):
+        coarse = self._coarse(self.row, self.place, self.level)
+        while True:
             total, error, count = self._totals()
             share = math.log(tolerance / 2) + total - count.log()
+            unresolved = coarse | self._beside_finer(share)
             wanted = unresolved | ((self.change > share[self.row]) & (error > tolerance)[self.row])
-            wanted &= (count < _MAX_CELLS[d])[self.row]
+            wanted &= (count < _MAX_CELLS[d])[self.row] & (self.level < _MAX_LEVEL)
             if not wanted.any():
                 break
-            unresolved = self._halve(wanted, unresolved)
-        total, error, _ = self._totals()
+            coarse = self._halve(wanted, coarse)
         open_cells = torch.zeros(n, dtype=torch.bool, device=self.q.device).index_fill(0, self.row[unresolved], True)
         settled = (error <= tolerance) & ~open_cells
         return torch.where(settled, total, torch.nan), error
 
-    def _halve(self, wanted: Tensor, unresolved: Tensor) -> Tensor:
-        # The cells ``wanted`` give way to their halves; returns which of all cells do not resolve a peak.
-        row, centre, level = self.row[wanted], self.centre[wanted], self.level[wanted] + 1
+    def _halve(self, wanted: Tensor, coarse: Tensor) -> Tensor:
+        # The cells ``wanted`` give way to their halves; returns which of all cells are too coarse for a peak.
         children = len(self.corners)
-        centre = (centre.unsqueeze(1) + self._half(level - 1).unsqueeze(1) * self.corners).flatten(0, 1)
-        row, level = row.repeat_interleave(children), level.repeat_interleave(children)
-        value = self._integrate(row, centre, level)
+        place = (2 * self.place[wanted].unsqueeze(1) + self.corners).flatten(0, 1)
+        row, level = (x[wanted].repeat_interleave(children) for x in (self.row, self.level + 1))
+        value = self._integrate(row, place, level)
         together = value.reshape(-1, children).logsumexp(-1)
         low, high = torch.minimum(together, self.value[wanted]), torch.maximum(together, self.value[wanted])
         # log |e^high - e^low|, in equal parts to the halves
@@ -137,9 +136,34 @@ class _Cells:
         change = torch.where(high == -torch.inf, -torch.inf, change)
         kept = ~wanted
         self.row, self.level = torch.cat((self.row[kept], row)), torch.cat((self.level[kept], level))
-        self.centre, self.value = torch.cat((self.centre[kept], centre)), torch.cat((self.value[kept], value))
+        self.place, self.value = torch.cat((self.place[kept], place)), torch.cat((self.value[kept], value))
         self.change = torch.cat((self.change[kept], change.repeat_interleave(children)))
-        return torch.cat((unresolved[kept], self._unresolved(row, centre, level)))
+        return torch.cat((coarse[kept], self._coarse(row, place, level)))
+
+    def _beside_finer(self, share: Tensor) -> Tensor:
+        # Which cells lie beside a cell with mass in it that is a quarter of their size or less: a ridge that was found
+        # on one side of their common face goes on to the other, where a larger cell may not see it.
+        found = torch.zeros_like(self.row, dtype=torch.bool)
+        matters = self.value > share[self.row]
+        for level in range(int(self.level.max()) - 1):
+            fine, here = matters & (self.level >= level + 2), self.level == level
+            if not (fine.any() and here.any()):
+                continue
+            moves = torch.eye(self.place.shape[1], dtype=torch.long, device=self.row.device)
+            beside = self.place[fine].unsqueeze(1) + torch.cat((moves, -moves))
+            beside = beside >> (self.level[fine] - level)[:, None, None]
+            found[here] = torch.isin(
+                self._key(self.row[here], self.place[here]), self._key(self.row[fine].unsqueeze(1), beside).unique()
+            )
+        return found
+
+    @staticmethod
+    def _key(row: Tensor, place: Tensor) -> Tensor:
+        # One number for a place of a given level; one to the left of the box is nobody's.
+        key = row
+        for axis in range(place.shape[-1]):
+            key = (key << (_MAX_LEVEL + 5)) + place[..., axis] + 1
+        return key
 
     def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
         # Of each point the log integral, the sum of last changes relative to it, and the number of cells.
@@ -149,25 +173,27 @@ class _Cells:
         moved = torch.zeros_like(top).index_add(0, self.row, (self.change - top[self.row]).exp())
         return mass.log() + top, moved / mass, torch.bincount(self.row, minlength=len(top)).to(top)
 
-    def _half(self, level: Tensor) -> Tensor:
-        return self.half * torch.exp2(-level.to(self.half)).unsqueeze(-1)
+    def _boxes(self, place: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        # The centre and half the size of cells.
+        half = self.size * torch.exp2(-1.0 - level.to(self.size)).unsqueeze(-1)
+        return self.lower + half * (2 * place + 1), half
 
-    def _integrate(self, row: Tensor, centre: Tensor, level: Tensor) -> Tensor:
+    def _integrate(self, row: Tensor, place: Tensor, level: Tensor) -> Tensor:
         parts = []
         size = max(1, _CHUNK // len(self.nodes))
-        for r, c, h in zip(row.split(size), centre.split(size), self._half(level).split(size), strict=True):
+        for r, c, h in zip(*(x.split(size) for x in (row, *self._boxes(place, level))), strict=True):
             p = c.unsqueeze(1) + h.unsqueeze(1) * self.nodes
             values = self.log_joint(self.q[r].unsqueeze(1).expand_as(p).flatten(0, 1), p.flatten(0, 1))
             parts.append(torch.logsumexp(values.reshape(p.shape[:-1]) + self.log_weights, -1) + h.log().sum(-1))
         return torch.cat(parts)
 
-    def _unresolved(self, row: Tensor, centre: Tensor, level: Tensor) -> Tensor:
+    def _coarse(self, row: Tensor, place: Tensor, level: Tensor) -> Tensor:
         # Which cells meet a peak that is narrower than they are, in the coordinates where the peak is a unit ball.
         if self.peaks is None:
             return torch.zeros_like(row, dtype=torch.bool)
         found = []
         size = max(1, _CHUNK // self.peaks.loc.shape[1])
-        for r, c, h in zip(row.split(size), centre.split(size), self._half(level).split(size), strict=True):
+        for r, c, h in zip(*(x.split(size) for x in (row, *self._boxes(place, level))), strict=True):
             factor = self.peaks.factor[r]
             extent = (factor.abs() @ h[:, None, :, None]).squeeze(-1)
             distance = (factor @ (c.unsqueeze(1) - self.peaks.loc[r]).unsqueeze(-1)).squeeze(-1).abs()
