@@ -19,6 +19,7 @@ from hamflow.testing.measures import (
     ROUND_TRIP,
     SYMPLECTICITY,
     check_modes,
+    curvature_error,
     difference,
     gradient_error,
     jacobian,
@@ -39,6 +40,7 @@ class StepReport:
         log_det: the largest difference between ``log_det`` and the log-determinant of the Jacobian.
         order: the slope of log error against log dt, or None where it has no meaning.
         gradient: relative difference between derivatives (states and parameters) and finite differences.
+        curvature: that between second derivatives of one step and finite differences of the first ones.
     """
 
     round_trip: float
@@ -46,6 +48,7 @@ class StepReport:
     log_det: float
     order: float | None
     gradient: float
+    curvature: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def check_step(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> StepReport:
-    r"""Check a step: its inverse, :math:`J^\top \Omega J = \Omega`, :math:`\log|\det J| = 0`, order and derivatives.
+    r"""Check a step: its inverse, :math:`J^\top \Omega J = \Omega`, :math:`\log|\det J| = 0`, order and derivatives,
+    first and second.
 
     With friction the right-hand sides are :math:`e^{-\gamma \Delta t}\,\Omega`, for one :math:`\gamma`, and the
     log-determinant that the step declares.
@@ -159,6 +163,8 @@ def check_step(
     require("log-determinant of the Jacobian against log_det", log_det, allowed or LOG_DET)
     gradient = gradient_error(step, lambda z: run(z, few), (states,), generator)
     require("derivatives against finite differences", gradient, max(GRADIENT, 1e4 * step.tolerance))
+    curvature = curvature_error(step, once, (states,), generator)
+    require("second derivatives against finite differences", curvature, max(GRADIENT, 1e4 * step.tolerance))
 
     energy = copy.deepcopy(hamiltonian).double().to(device) if hamiltonian else getattr(step, "hamiltonian", None)
     order = None
@@ -166,7 +172,7 @@ def check_step(
         order = measure_order(step, energy, states)
         if abs(order - step.order) > ORDER:
             raise AssertionError(f"measured order: {order:.2f}, expected {step.order} to within {ORDER}")
-    return StepReport(round_trip, symplecticity, log_det, order, gradient)
+    return StepReport(round_trip, symplecticity, log_det, order, gradient, curvature)
 
 
 def measure_order(step: Step, hamiltonian: Hamiltonian, states: Tensor, *, duration: float = 1.0) -> float:
