@@ -182,13 +182,13 @@ def test_checks_find_a_step_that_is_not_symplectic(float64: torch.dtype) -> None
         check_step(RungeKutta(), 2)
     with pytest.raises(AssertionError, match=r"largest entry of J' Omega J - Omega: 1.00e-06, "):
         check_step(Damped(), 2, n_steps=5)
-    with pytest.raises(AssertionError, match="slope of the energy error"):
+    with pytest.raises(AssertionError, match="slope of the energy: "):
         check_drift(RungeKutta().double(), torch.rand(2), torch.rand(2), dt=0.2, n_steps=2000)
 
 
 def test_checks_find_wrong_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hamflow.steps.gauss.DERIVATIVES", 1)
-    with pytest.raises(AssertionError, match="^second derivatives against finite differences"):
+    with pytest.raises(AssertionError, match="second derivatives against finite"):
         check_step(ImplicitMidpoint(FunctionHamiltonian(geodesic)), 2, n_steps=1)
 
 

@@ -23,9 +23,9 @@ class GaussLegendre(Step):
               z' = z + \Delta t \sum_j b_j\, f(z + Z_j, t + c_j \Delta t), \qquad f = \Omega \nabla H,
 
     with :math:`c_j` the nodes and :math:`b_j` the weights of Gauss and Legendre on the unit interval. One stage is the
-    implicit midpoint rule. All stages are evaluated as one batch and solved by fixed-point iteration without a graph, so
-    a step costs about a dozen gradients whatever its order; it must be short enough for the iteration to contract. Two
-    differentiable Newton steps then make first and second derivatives right, by states, times and parameters; third
+    implicit midpoint rule. All stages are evaluated as one batch and solved by fixed-point iteration without a graph,
+    so a step costs about a dozen gradients whatever its order; it must be short enough for the iteration to contract.
+    Two differentiable Newton steps then make first and second derivatives right, by states, times and parameters; third
     ones are not. The method is its own adjoint. The last solve's largest relative residual is kept in ``residual``.
 
     Args:
