@@ -13,6 +13,7 @@ from hamflow.errors import InputError, check_positive
 #: How many standard errors from zero make a trend significant.
 SIGNIFICANT = 3.0
 
+
 @dataclass(frozen=True)
 class Trend:
     """The trend of a quantity that ought to be constant.

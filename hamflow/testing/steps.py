@@ -176,6 +176,13 @@ def measure_order(step: Step, hamiltonian: Hamiltonian, states: Tensor, *, durat
 
     Raises:
         AssertionError: fewer than three errors lie between rounding and nonsense.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> from hamflow.testing import measure_order
+        >>> H = hf.systems.Pendulum()
+        >>> round(measure_order(hf.Splitting(H, hf.YOSHIDA4), H, torch.tensor([[1.0, 0.0]]).double()))
+        4
     """
 
     def slope(t: float, flat: np.ndarray) -> np.ndarray:
