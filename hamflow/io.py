@@ -134,6 +134,13 @@ def write_table(path: str | Path, array: ArrayLike, columns: Sequence[str] | Non
 
     Raises:
         InputError: the suffix is unknown, the array is no table or the number of names is wrong.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "table.csv"
+        >>> write_table(path, [[1.0, 2.0]], ["a", "b"])
+        >>> path.read_text().split()
+        ['a,b', '1.0,2.0']
     """
     path = Path(path)
     suffix = _suffix(path)

@@ -1,9 +1,15 @@
 """Every Python example in the README and the documentation runs, page by page, in one namespace a page."""
 
+import importlib
+import inspect
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import hamflow
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,3 +60,32 @@ def test_page_has_an_example(name: str) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [match["target"] for match in LINKS.finditer(page.read_text())]
     assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+#: What a function of the same page returns or the user's class derives from, and shows in the example of that;
+#: what needs files that are not shipped; what models share among themselves; the entry point of the command line.
+WITHOUT_EXAMPLE = {
+    *("Trend", "History", "Quadrature", "StartingMixture", "EnergyReport", "StepReport", "FlowReport"),
+    *("Energy", "Hamiltonian", "PairEnergy", "Step", "System"),
+    *("load_double_pendulum", "load_experimental_pendulum", "load_pendulum", "load_spring"),
+    *("check_settings", "fingerprint", "random_generator", "seeded", "write_run"),
+    "main",
+}
+
+
+def public() -> Iterator[tuple[str, object]]:
+    """Every function and class that the package and the packages in it offer, except errors."""
+    packages = [info.name for info in pkgutil.walk_packages(hamflow.__path__, "hamflow.") if info.ispkg]
+    for package in map(importlib.import_module, ["hamflow", *packages]):
+        for name in package.__all__:
+            value = getattr(package, name)
+            if inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, Exception)):
+                yield name, value
+
+
+def test_everything_public_has_an_example() -> None:
+    found = dict(public())
+    assert found.keys() >= WITHOUT_EXAMPLE, "an exception that is none any more"
+    assert {"NHF", "rollout", "check_step", "plot_history"} <= found.keys()
+    lacking = {name for name, value in found.items() if ">>> " not in (inspect.getdoc(value) or "")}
+    assert lacking == WITHOUT_EXAMPLE

@@ -18,8 +18,11 @@ from torch import nn
 from hamflow import interop
 from hamflow.errors import InputError
 from hamflow.flow import PhaseFlow, hamiltonian
+from hamflow.interop.foreign import inverse_and_log_det, row_log_det
 from hamflow.interop.nflows import from_nflows, to_nflows
 from hamflow.interop.zuko import from_zuko, to_zuko
+from hamflow.models.lifts import coupling_flow
+from hamflow.models.linear import LULinear
 from hamflow.steps import Lift
 from hamflow.testing import check_flow, check_step
 from tests.members import nflows_spline, shaken
@@ -274,3 +277,42 @@ def test_zuko_leaves_the_argument_checks_of_torch_on() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.filterwarnings("error")
+def test_our_linear_map_is_that_of_nflows(float64: torch.dtype) -> None:
+    theirs, ours = shaken(nflows.transforms.LULinear(4)), LULinear(4)
+    x = torch.randn(7, 4)
+    for found, expected in zip(ours(x), (x, torch.zeros(7)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
+    ours.load_state_dict(theirs.state_dict())
+    for found, expected in zip(ours(x), theirs(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    back, log_det = ours.inverse(x)
+    torch.testing.assert_close(theirs(back)[0], x, rtol=1e-12, atol=1e-12)
+    jacobian = torch.autograd.functional.jacobian(lambda z: ours.inverse(z[None])[0][0], x[0])
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, log_det[0], rtol=1e-12, atol=1e-12)
+    check_flow(from_nflows(ours), 4)
+
+
+@pytest.mark.filterwarnings("error:.*triangular_solve")
+def test_the_lift_of_a_hybrid_calls_nothing_deprecated() -> None:
+    flow = coupling_flow("spline", 2, layers=1, width=4)
+    torch.testing.assert_close(flow.inv(flow(torch.ones(3, 2))), torch.ones(3, 2))
+    assert not [module for module in flow.modules() if isinstance(module, nflows.transforms.LULinear)]
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
+def test_inverse_and_log_det_together(reverse: bool, float64: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = from_nflows(nflows_spline(3))
+    transform, y, calls = flow.reversed() if reverse else flow, torch.randn(5, 3), []
+    expected = transform.inv(y)
+    expected_log_det = -row_log_det(transform, expected, y)
+    forward = nflows.transforms.PiecewiseRationalQuadraticCouplingTransform.forward
+    monkeypatch.setattr(type(flow.transform), "forward", lambda self, *a: calls.append(1) or forward(self, *a))
+    torch.testing.assert_close(inverse_and_log_det(transform, y), (expected, expected_log_det))
+    assert len(calls) == 1
+    single = affine_coupling(3)
+    found, log_det = inverse_and_log_det(single, y)
+    torch.testing.assert_close(single(found), y)
+    torch.testing.assert_close(log_det, -single.log_abs_det_jacobian(found, y))

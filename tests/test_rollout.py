@@ -107,3 +107,19 @@ def test_a_short_series_has_a_trend_too(n: int) -> None:
     assert hf.energy_drift(noise, dt=0.1).standard_error > 0
     steep = hf.energy_drift(noise + 100 * times, dt=0.1)
     assert steep.significant and steep.slope == pytest.approx(100, rel=0.05)
+
+
+def test_rounding_that_walks_at_random_is_no_trend() -> None:
+    steps = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0))
+    walk = 2 * (1 + torch.finfo(torch.float32).eps * steps.cumsum(0).double()).float()
+    for k in range(8):
+        assert not hf.energy_drift(walk[:, k], dt=0.1).significant
+    assert hf.energy_drift(walk[:, :1] + torch.linspace(0, 1e-2, 10_000)[:, None], dt=0.1).significant
+
+
+def test_the_check_of_drift_is_the_diagnostic() -> None:
+    step, q = hf.Splitting(oscillator()), torch.linspace(0.5, 2, 6, dtype=torch.float64).reshape(6, 1)
+    with torch.no_grad():
+        path = hf.rollout(step, q, 0 * q, n_steps=200, dt=0.5, substeps=5)
+    energies = oscillator()(*path.chunk(2, -1)).mean(1)
+    assert hf.testing.check_drift(step, q, 0 * q, dt=0.1, n_steps=1000) == hf.energy_drift(energies, dt=0.5)

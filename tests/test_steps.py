@@ -1,6 +1,7 @@
 """Steps and schemes: cost, order, solver, lifts, and what they refuse. The shared promises are in test_members.py."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pyro.distributions.transforms as pyro_transforms
@@ -17,6 +18,7 @@ from hamflow.steps import (
     SYMPLECTIC_EULER,
     YOSHIDA4,
     YOSHIDA6,
+    GaussLegendre,
     ImplicitMidpoint,
     Lift,
     Scheme,
@@ -180,8 +182,14 @@ def test_checks_find_a_step_that_is_not_symplectic(float64: torch.dtype) -> None
         check_step(RungeKutta(), 2)
     with pytest.raises(AssertionError, match=r"largest entry of J' Omega J - Omega: 1.00e-06, "):
         check_step(Damped(), 2, n_steps=5)
-    with pytest.raises(AssertionError, match="slope of the energy error"):
+    with pytest.raises(AssertionError, match="slope of the energy: "):
         check_drift(RungeKutta().double(), torch.rand(2), torch.rand(2), dt=0.2, n_steps=2000)
+
+
+def test_checks_find_wrong_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hamflow.steps.gauss.DERIVATIVES", 1)
+    with pytest.raises(AssertionError, match="second derivatives against finite"):
+        check_step(ImplicitMidpoint(FunctionHamiltonian(geodesic)), 2, n_steps=1)
 
 
 class MassForgotten(Splitting):
@@ -218,7 +226,7 @@ def test_implicit_residual_is_kept_and_small(float64: torch.dtype) -> None:
 
 def test_implicit_solve_that_fails_is_an_error() -> None:
     steep = FunctionHamiltonian(lambda q, p: (q**4 + p**4).sum(-1))
-    with pytest.raises(SolveError, match=r"residual .* after 1 Newton iterations.*a smaller dt helps"):
+    with pytest.raises(SolveError, match=r"ImplicitMidpoint: residual .* at most 1 iterations, .*a smaller dt helps"):
         ImplicitMidpoint(steep, max_iterations=1)(torch.ones(1, 1), torch.ones(1, 1), 0.0, 0.5)
     with pytest.raises(SolveError, match=r"residual (nan|inf)"):
         ImplicitMidpoint(steep)(torch.full((1, 1), float("nan")), torch.ones(1, 1), 0.0, 0.5)
@@ -240,6 +248,34 @@ def test_gradient_through_the_implicit_solve(float64: torch.dtype) -> None:
 
     inputs = (torch.randn(2, 1, requires_grad=True), torch.randn(2, 1, requires_grad=True), stiffness)
     assert torch.autograd.gradcheck(end, inputs, eps=1e-5, atol=1e-8, rtol=1e-7)
+
+
+IMPLICIT = {"midpoint": ImplicitMidpoint, **{f"gauss{s}": partial(GaussLegendre, stages=s) for s in (1, 2, 3)}}
+
+
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("make", IMPLICIT.values(), ids=IMPLICIT.keys())
+def test_second_derivatives_through_an_implicit_solve(make: Any, inverse: bool, float64: torch.dtype) -> None:
+    """By the state, dt and a number in the energy, of autograd and of torch.func, against differences of the first."""
+
+    def value(v: Tensor) -> Tensor:
+        step = make(FunctionHamiltonian(lambda q, p: 0.5 * ((1 + v[3] * q**2) * p**2).sum(-1) + (q**4).sum(-1) / 4))
+        return torch.cat((step.inverse if inverse else step)(v[:1], v[1:2], 0.0, v[2])).square().sum()
+
+    point = torch.tensor([0.7, 0.9, 0.3, 1.3])
+    slope = torch.func.grad(value)
+    width = 1e-3
+    fourth_order = [
+        (8 * (slope(point + h) - slope(point - h)) - slope(point + 2 * h) + slope(point - 2 * h)) / (12 * width)
+        for h in width * torch.eye(4)
+    ]
+    expected = torch.stack(fourth_order)
+    assert expected.abs().max() > 1
+    torch.testing.assert_close(torch.autograd.functional.hessian(value, point), expected, rtol=1e-8, atol=1e-8)
+    for found in (torch.func.hessian(value)(point), torch.func.jacrev(slope)(point)):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+    rough = torch.autograd.functional.hessian(value, point.float())
+    torch.testing.assert_close(rough, expected.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_lift_moves_momenta_by_the_inverse_transposed_jacobian(float64: torch.dtype) -> None:

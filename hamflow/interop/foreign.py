@@ -54,6 +54,13 @@ class ForeignTransform(TransformModule):
         """The log-det, of shape ``x.shape[:-1]``, taken from data to noise: the cheap direction of these libraries."""
         return self.to_noise(x)[1] if self.reverse else -self.to_noise(y)[1]
 
+    def inverse_and_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of ``y`` and the log-det of the inverse map, (*batch,); from data to noise in one pass."""
+        if not self.reverse:
+            return self.to_noise(y)
+        x = self.to_data(y)
+        return x, -self.to_noise(x)[1]
+
     def with_cache(self, cache_size: int = 1) -> ForeignTransform:
         """This transform with another cache size; the parameters are shared."""
         if self._cache_size == cache_size:
@@ -90,3 +97,13 @@ def row_log_det(transform: Transform, x: Tensor, y: Tensor) -> Tensor:
     """The log-det of each row, (*batch,): a transform of single numbers has one an entry, and they are summed."""
     log_det: Tensor = transform.log_abs_det_jacobian(x, y)
     return log_det.sum(-1) if transform.domain.event_dim == 0 else log_det
+
+
+def inverse_and_log_det(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of the rows ``y`` and the log-det of the inverse map, (*batch,), in one pass where there is one."""
+    together = getattr(transform, "inverse_and_log_det", None)
+    if together is not None:
+        x, log_det = together(y)
+        return x, log_det
+    x = transform.inv(y)
+    return x, -row_log_det(transform, x, y)

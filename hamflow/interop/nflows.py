@@ -8,7 +8,7 @@ from nflows.transforms.base import Transform as NflowsTransform
 from torch import Tensor
 
 from hamflow.errors import InputError
-from hamflow.interop.foreign import ForeignTransform, check_flow_module, row_log_det
+from hamflow.interop.foreign import ForeignTransform, check_flow_module, inverse_and_log_det, row_log_det
 
 
 class FromNflows(ForeignTransform):
@@ -41,8 +41,7 @@ class ToNflows(NflowsTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise (n, d) of data, and the log-det of this map, (n,); the context has no effect."""
-        noise = self.flow.inv(inputs)
-        return noise, -row_log_det(self.flow, noise, inputs)
+        return inverse_and_log_det(self.flow, inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data (n, d) of noise, and the log-det of this map, (n,); the context has no effect."""

@@ -30,9 +30,10 @@ def coupling_flow(kind: str, dim: int, *, layers: int, width: int) -> Transform:
     References:
         Durkan et al. (2019), Neural Spline Flows, arXiv 1906.04032.
     """
-    from nflows.transforms import CompositeTransform, LULinear
+    from nflows.transforms import CompositeTransform
 
     from hamflow.interop.nflows import from_nflows
+    from hamflow.models.linear import LULinear
 
     check_choice("lift", kind, KINDS)
     check_positive("lift_layers", layers, integer=True)
@@ -42,7 +43,7 @@ def coupling_flow(kind: str, dim: int, *, layers: int, width: int) -> Transform:
     parts: list[nn.Module] = []
     for k in range(layers):
         mask = torch.tensor([1.0 if (i + k) % 2 else -1.0 for i in range(dim)])
-        parts += [LULinear(dim, identity_init=True), _spline(mask, width)]
+        parts += [LULinear(dim), _spline(mask, width)]
     return from_nflows(CompositeTransform(parts))
 
 

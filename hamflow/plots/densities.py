@@ -155,7 +155,13 @@ def _frame_corner(
 
 @torch.no_grad()
 def positions(model: NHF, n: int, *, seed: int = 0) -> Tensor:
-    """The positions of ``n`` base samples after every step of the flow, in data coordinates: (n_steps + 1, n, dim)."""
+    """The positions of ``n`` base samples after every step of the flow, in data coordinates: (n_steps + 1, n, dim).
+
+    Example:
+        >>> import hamflow as hf
+        >>> positions(hf.NHF(2, n_steps=3, width=4), 5).shape
+        torch.Size([4, 5, 2])
+    """
     check_positive("n", n, integer=True)
     flow, device = model.flow, model.whitening.loc.device
     start = model.base.sample(n, torch.Generator(device).manual_seed(seed))

@@ -6,10 +6,9 @@ expected, and returns what it measured.
 
 from hamflow.testing.energies import EnergyReport, check_energy
 from hamflow.testing.flows import FlowReport, check_flow
-from hamflow.testing.steps import DriftReport, StepReport, check_drift, check_step, measure_order
+from hamflow.testing.steps import StepReport, check_drift, check_step, measure_order
 
 __all__ = [
-    "DriftReport",
     "EnergyReport",
     "FlowReport",
     "StepReport",

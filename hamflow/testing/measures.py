@@ -93,6 +93,22 @@ def gradient_error(
     return worst
 
 
+def curvature_error(
+    module: nn.Module, function: Callable[..., Tensor], points: tuple[Tensor, ...], generator: torch.Generator
+) -> float:
+    """The largest relative difference between second derivatives and finite differences of the first ones."""
+
+    def gradient(*points: Tensor) -> Tensor:
+        # Of the sum of squares, so that a linear function has second derivatives too.
+        with torch.enable_grad():
+            leaves = [*points, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
+            value = function(*points).square().sum()
+            slopes = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+        return torch.cat([slope.flatten() for slope in slopes if slope is not None])
+
+    return gradient_error(module, gradient, points, generator)
+
+
 def _slope_along(leaf: Tensor, direction: Tensor, value: Callable[[], float], size: float) -> float:
     start = leaf.detach().clone()
     quotients = []

@@ -10,7 +10,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
+from hamflow.diagnostics import SIGNIFICANT, Trend, energy_drift
 from hamflow.energies.hamiltonian import Energy, Hamiltonian
+from hamflow.rollout import rollout
 from hamflow.steps.step import Step
 from hamflow.testing.measures import (
     GRADIENT,
@@ -19,6 +21,7 @@ from hamflow.testing.measures import (
     ROUND_TRIP,
     SYMPLECTICITY,
     check_modes,
+    curvature_error,
     difference,
     gradient_error,
     jacobian,
@@ -26,6 +29,9 @@ from hamflow.testing.measures import (
     require_dtype,
     require_shape,
 )
+
+#: Steps between two looks at the energy.
+_STRIDE = 5
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class StepReport:
         log_det: the largest difference between ``log_det`` and the log-determinant of the Jacobian.
         order: the slope of log error against log dt, or None where it has no meaning.
         gradient: relative difference between derivatives (states and parameters) and finite differences.
+        curvature: that between second derivatives of one step and finite differences of the first ones.
     """
 
     round_trip: float
@@ -46,21 +53,7 @@ class StepReport:
     log_det: float
     order: float | None
     gradient: float
-
-
-@dataclass(frozen=True)
-class DriftReport:
-    """What :func:`check_drift` measured.
-
-    Attributes:
-        slope: change of the energy error in a unit of time.
-        standard_error: of the slope.
-        largest: the largest absolute energy error on the way.
-    """
-
-    slope: float
-    standard_error: float
-    largest: float
+    curvature: float
 
 
 def check_step(
@@ -73,7 +66,8 @@ def check_step(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> StepReport:
-    r"""Check a step: its inverse, :math:`J^\top \Omega J = \Omega`, :math:`\log|\det J| = 0`, order and derivatives.
+    r"""Check a step: its inverse, :math:`J^\top \Omega J = \Omega`, :math:`\log|\det J| = 0`, order and derivatives,
+    first and second.
 
     With friction the right-hand sides are :math:`e^{-\gamma \Delta t}\,\Omega`, for one :math:`\gamma`, and the
     log-determinant that the step declares.
@@ -159,6 +153,8 @@ def check_step(
     require("log-determinant of the Jacobian against log_det", log_det, allowed or LOG_DET)
     gradient = gradient_error(step, lambda z: run(z, few), (states,), generator)
     require("derivatives against finite differences", gradient, max(GRADIENT, 1e4 * step.tolerance))
+    curvature = curvature_error(step, once, (states,), generator)
+    require("second derivatives against finite differences", curvature, max(GRADIENT, 1e4 * step.tolerance))
 
     energy = copy.deepcopy(hamiltonian).double().to(device) if hamiltonian else getattr(step, "hamiltonian", None)
     order = None
@@ -166,7 +162,7 @@ def check_step(
         order = measure_order(step, energy, states)
         if abs(order - step.order) > ORDER:
             raise AssertionError(f"measured order: {order:.2f}, expected {step.order} to within {ORDER}")
-    return StepReport(round_trip, symplecticity, log_det, order, gradient)
+    return StepReport(round_trip, symplecticity, log_det, order, gradient, curvature)
 
 
 def measure_order(step: Step, hamiltonian: Hamiltonian, states: Tensor, *, duration: float = 1.0) -> float:
@@ -180,6 +176,13 @@ def measure_order(step: Step, hamiltonian: Hamiltonian, states: Tensor, *, durat
 
     Raises:
         AssertionError: fewer than three errors lie between rounding and nonsense.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> from hamflow.testing import measure_order
+        >>> H = hf.systems.Pendulum()
+        >>> round(measure_order(hf.Splitting(H, hf.YOSHIDA4), H, torch.tensor([[1.0, 0.0]]).double()))
+        4
     """
 
     def slope(t: float, flat: np.ndarray) -> np.ndarray:
@@ -213,52 +216,41 @@ def check_drift(
     dt: float,
     n_steps: int = 10_000,
     hamiltonian: Hamiltonian | None = None,
-) -> DriftReport:
-    """Check that the energy error of a bounded autonomous system oscillates but does not drift.
+) -> Trend:
+    """Check that the energy of a bounded autonomous system oscillates but does not drift, and return its trend.
 
-    The slope of the error against time, over the means of 20 blocks, must lie within four of its standard errors of 0.
+    The energy of every fifth state, averaged over the batch, must have no significant trend by
+    :func:`hamflow.energy_drift`.
 
     Args:
         step: the :class:`hamflow.Step`, in the dtype of the states.
-        q: initial positions (*batch, d); the errors of the batch are averaged.
+        q: initial positions (*batch, d).
         p: initial momenta (*batch, d).
         dt: the time step.
-        n_steps: the number of steps.
+        n_steps: the number of steps, at least 100.
         hamiltonian: the energy; by default the step's attribute ``hamiltonian``.
 
     Raises:
         AssertionError: the energy drifts.
+        InputError: there are too few steps to see a trend.
+        RolloutError: a state is not finite.
 
     Example:
         >>> import torch, hamflow as hf
         >>> from hamflow.testing import check_drift
         >>> spring = hf.FunctionEnergy(lambda q: 0.5 * (q**2).sum(-1))
         >>> step = hf.Splitting(hf.SeparableHamiltonian(hf.QuadraticKinetic(1), spring))
-        >>> report = check_drift(step, torch.ones(1), torch.zeros(1), dt=0.1, n_steps=1000)
-        >>> report.largest < 0.01
+        >>> check_drift(step, torch.ones(1), torch.zeros(1), dt=0.1, n_steps=1000).largest < 0.01
         True
     """
     energy = hamiltonian if hamiltonian is not None else step.hamiltonian
     assert isinstance(energy, Hamiltonian), f"hamiltonian is a {type(energy).__name__}, expected a Hamiltonian"
-    blocks, stride = 20, 5
-    observations = n_steps // (blocks * stride)
     with torch.no_grad():
-        start = energy(q, p)
-        errors = torch.empty(blocks * observations)
-        for k in range(len(errors)):
-            q, p = step.iterate(q, p, k * stride * dt, dt, stride)
-            errors[k] = (energy(q, p) - start).mean()
-    means = errors.double().view(blocks, observations).mean(1).numpy()
-    span = observations * stride * dt
-    times = span * (np.arange(blocks) + 0.5)
-    centred = times - times.mean()
-    slope = float(centred @ means / (centred @ centred))
-    residuals = means - means.mean() - slope * centred
-    standard_error = float(np.sqrt(residuals @ residuals / (blocks - 2) / (centred @ centred)))
-    # Rounding walks at random, with a slope of its own that says nothing about the step.
-    rounding = 10 * n_steps**0.5 * torch.finfo(q.dtype).eps * (1 + float(start.abs().max())) / (blocks * span)
-    require("slope of the energy error", abs(slope), 4 * standard_error + rounding)
-    return DriftReport(slope, standard_error, float(errors.abs().max()))
+        path = rollout(step, q, p, n_steps=max(1, n_steps // _STRIDE), dt=_STRIDE * dt, substeps=_STRIDE)
+        values = energy(*path.chunk(2, -1)).reshape(len(path), -1).mean(1)
+    trend = energy_drift(values, _STRIDE * dt)
+    require("slope of the energy", abs(trend.slope), SIGNIFICANT * trend.standard_error)
+    return trend
 
 
 def _is_layered(module: nn.Module) -> bool:

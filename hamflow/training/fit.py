@@ -62,7 +62,7 @@ def fit(
     progress: bool = True,
     checkpoint: str | Path | None = None,
 ) -> History:
-    r"""Minimise ``model.loss(batch)`` over the rows of ``x`` by AdamW and restore the best weights.
+    r"""Minimise ``model.loss(batch)`` over the rows of ``x`` by AdamW and return its :class:`History`, best weights restored.
 
     Where a loss or a gradient is not finite, the loop returns to the weights at the end of the last good epoch with
     half the learning rate, notes it, and gives up with an error after five returns; such a loss never counts as an
@@ -84,11 +84,7 @@ def fit(
         clip: the largest gradient norm.
         seed: for the split, the batches and the model's own noise.
         progress: whether to show a progress bar.
-        checkpoint: a file to write the state of the run to; if it exists the run goes on from there, provided that
-            the settings, the rows and the model's ``config``, where it has one, are the same.
-
-    Returns:
-        The :class:`History`.
+        checkpoint: a file for the state of the run, which goes on from there: with these settings, rows and ``config``.
 
     Raises:
         InputError: an argument is out of range.
@@ -97,6 +93,11 @@ def fit(
 
     References:
         Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, arXiv 1711.05101.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> len(fit(hf.NHF(2, n_steps=2, width=4), torch.randn(50, 2), epochs=3, progress=False).validation)
+        3
     """
     settings = check_settings(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,

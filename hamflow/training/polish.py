@@ -36,6 +36,16 @@ def polish(
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, chapter 7.
+
+    Example:
+        >>> import torch
+        >>> class Line(torch.nn.Linear):
+        ...     def loss(self, batch):
+        ...         return (self(batch[:, :1]) - batch[:, 1:]).square().mean()
+        >>> x = torch.arange(5.0, dtype=torch.float64).unsqueeze(-1)
+        >>> line = Line(1, 1).double()
+        >>> polish(line, torch.cat((x, 3 * x + 1), -1)) < 1e-12
+        True
     """
     check_positive("iterations", iterations, integer=True)
     parameters = [p for p in model.parameters() if p.requires_grad]

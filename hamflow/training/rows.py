@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from hamflow.errors import InputError
+from hamflow.errors import InputError, is_number
 
 
 def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
@@ -15,6 +15,12 @@ def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple
 
     Raises:
         InputError: there are no rows; the share is outside (0, 1) or leaves none to train on; the given rows differ.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.training import split_rows
+        >>> [len(rows) for rows in split_rows(torch.zeros(10, 2), 0.2, seed=0)]
+        [8, 2]
     """
     if len(x) == 0:
         raise InputError(f"x has shape {tuple(x.shape)}, expected at least one row")
@@ -22,7 +28,7 @@ def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple
         raise InputError(f"validation has shape {tuple(validation.shape)}, expected rows like x, {tuple(x.shape)}")
     if validation is None or isinstance(validation, Tensor):
         return x, validation
-    if not isinstance(validation, (int, float)) or isinstance(validation, bool) or not 0 < validation < 1:
+    if not is_number(validation) or not 0 < validation < 1:
         raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, rows, or None")
     n_held_out = max(1, round(validation * len(x)))
     if n_held_out >= len(x):
