@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from hamflow.densities.mixture import log_normal
 from hamflow.densities.splines import TAIL_BOUND, start_as_identity
 from hamflow.errors import check_choice, check_positive
 
@@ -60,7 +59,7 @@ class GaussianEncoder(nn.Module):
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
         noise, log_det = self.whiten(p, q)
-        return _standard_normal(noise) + log_det
+        return log_normal((noise**2).sum(-1), self.dim) + log_det
 
     def _moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Mean (n, d), log scale (n, d) and U of shape (n, d, d) or (d, d).
@@ -151,16 +150,19 @@ class FlowEncoder(nn.Module):
         for transform in reversed(list(self.transforms)):
             flat, step = transform.inverse(flat, context)  # type: ignore[operator]
             log_det = log_det + step
-        return (_standard_normal(flat) + log_det).reshape(p.shape[:-1]) + gaussian_log_det
+        return (log_normal((flat**2).sum(-1), p.shape[-1]) + log_det).reshape(p.shape[:-1]) + gaussian_log_det
 
 
 def draw_noise(q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normals of shape (particles, n, d) for positions q of shape (n, d)."""
+    """Standard normals of shape (particles, n, d) for positions q of shape (n, d).
+
+    Example:
+        >>> import torch
+        >>> from hamflow.densities import draw_noise
+        >>> draw_noise(torch.zeros(5, 2), particles=3).shape
+        torch.Size([3, 5, 2])
+    """
     return torch.randn((particles, *q.shape), dtype=q.dtype, device=q.device, generator=generator)
-
-
-def _standard_normal(noise: Tensor) -> Tensor:
-    return -0.5 * (noise**2).sum(-1) - 0.5 * noise.shape[-1] * math.log(2 * math.pi)
 
 
 # nflows is imported where it is used, so that `import hamflow` does not wait for it.

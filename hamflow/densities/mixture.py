@@ -92,8 +92,8 @@ class PhaseMixture(nn.Module):
             y_p = (x[..., d:].unsqueeze(-2) - self.loc[:, d:]) * self.log_diagonal[:, d:].exp()
         squared = (y_q**2).sum(-1)
         log_component = (
-            (_log_normal(squared, d) if self.gaussian else log_student(squared, self.degrees(), d))
-            + _log_normal((y_p**2).sum(-1), d)
+            (log_normal(squared, d) if self.gaussian else log_student(squared, self.degrees(), d))
+            + log_normal((y_p**2).sum(-1), d)
             + self.log_diagonal.sum(-1)
         )
         return torch.logsumexp(log_component + self.logits.log_softmax(-1), dim=-1)
@@ -190,7 +190,8 @@ class PhaseMixtureDistribution(dist.TorchDistribution):
         return self.mixture.sample(math.prod(shape)).reshape(*shape, *self.event_shape)
 
 
-def _log_normal(squared: Tensor, d: int) -> Tensor:
+def log_normal(squared: Tensor, d: int) -> Tensor:
+    """The log of the standard normal density in R^d at squared distance from its centre."""
     return -0.5 * squared - 0.5 * d * math.log(2 * math.pi)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from hamflow.densities.splines import TAIL_BOUND, start_as_identity
 from hamflow.errors import InputError, check_choice, check_positive
 
 KINDS = ("spline",)
 _BINS = 8
-_LEAST_SLOPE = 1e-3  # what nflows adds to slopes so that they stay positive
 
 
 def coupling_flow(kind: str, dim: int, *, layers: int, width: int) -> Transform:
@@ -48,21 +46,14 @@ def coupling_flow(kind: str, dim: int, *, layers: int, width: int) -> Transform:
 
 
 def _spline(mask: Tensor, width: int) -> nn.Module:
+    from nflows.nn.nets import ResidualNet
     from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform
 
-    # Equal bins with unit slopes at the knots are the identity; a slope is softplus(raw) + _LEAST_SLOPE.
-    raw_slope = math.log(math.expm1(1 - _LEAST_SLOPE))
-    start = torch.cat((torch.zeros(2 * _BINS), torch.full((_BINS - 1,), raw_slope)))
+    def network(inputs: int, outputs: int) -> nn.Module:
+        made = ResidualNet(inputs, outputs, hidden_features=width, num_blocks=1)
+        start_as_identity(made.final_layer, _BINS)
+        return made
+
     return PiecewiseRationalQuadraticCouplingTransform(
-        mask, lambda n_in, n_out: _network(n_in, n_out, width, start), num_bins=_BINS, tails="linear", tail_bound=5.0
+        mask, network, num_bins=_BINS, tails="linear", tail_bound=TAIL_BOUND
     )
-
-
-def _network(inputs: int, outputs: int, width: int, start: Tensor) -> nn.Module:
-    from nflows.nn.nets import ResidualNet
-
-    network = ResidualNet(inputs, outputs, hidden_features=width, num_blocks=1)
-    with torch.no_grad():
-        network.final_layer.weight.zero_()
-        network.final_layer.bias.copy_(start.repeat(outputs // len(start)))
-    return network

@@ -23,7 +23,7 @@ from hamflow.densities import (
 )
 from hamflow.errors import InputError, check_positive, check_rows
 from hamflow.flow import PhaseFlow
-from hamflow.interop.foreign import row_log_det
+from hamflow.interop.foreign import inverse_and_log_det
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.fitting import fit_density
 from hamflow.models.parts import check_config, fresh_base, fresh_parts
@@ -157,8 +157,8 @@ class NHF(nn.Module):
         log_det = -self.whitening.log_abs_det_jacobian(z, x)
         if self.lifting is None:
             return z, log_det
-        inner = self.lifting.map.inv(z)
-        return inner, log_det - row_log_det(self.lifting.map, inner, z)
+        inner, lift_log_det = inverse_and_log_det(self.lifting.map, z)
+        return inner, log_det + lift_log_det
 
     def log_joint_standardised(self, z: Tensor, p: Tensor) -> Tensor:
         """Log p(z, p) in the coordinates of the steps, z (n, dim) and p (*particles, n, dim) -> (*particles, n)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hamflow.densities import StartingMixture, choose_mixture
-from hamflow.densities.mixture import GAUSSIAN
+from hamflow.densities.mixture import GAUSSIAN, log_normal
 from hamflow.models.parts import fresh_base
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def _choose(model: NHF, rows: Tensor, folds: list[tuple[Tensor, Tensor]], seed: 
 
 def _standard_normal(held_out: Tensor) -> StartingMixture:
     rows, d = held_out.double().cpu(), held_out.shape[1]
-    scores = -0.5 * (rows**2).sum(-1) - 0.5 * d * math.log(2 * math.pi)
+    scores = log_normal((rows**2).sum(-1), d)
     one = torch.ones(1, dtype=rows.dtype)
     return StartingMixture(one, torch.zeros_like(rows[:1]), torch.eye(d, dtype=rows.dtype)[None], GAUSSIAN, scores)
 

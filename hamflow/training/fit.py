@@ -62,7 +62,7 @@ def fit(
     progress: bool = True,
     checkpoint: str | Path | None = None,
 ) -> History:
-    r"""Minimise ``model.loss(batch)`` over the rows of ``x`` by AdamW and return its :class:`History`, best weights restored.
+    r"""Minimise ``model.loss(batch)`` over the rows of ``x`` by AdamW, restore the best weights and return the history.
 
     Where a loss or a gradient is not finite, the loop returns to the weights at the end of the last good epoch with
     half the learning rate, notes it, and gives up with an error after five returns; such a loss never counts as an
