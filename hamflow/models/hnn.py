@@ -151,7 +151,7 @@ class HNN(nn.Module):
         learning_rate: float = 5e-3,
         weight_decay: float = 0.0,
         schedule: str = "cosine",
-        validation: float = 0.1,
+        validation: float | None = 0.1,
         patience: int | None = None,
         polish: int = 0,
         clip: float = 10.0,
@@ -187,7 +187,8 @@ class HNN(nn.Module):
             progress: whether to show a progress bar.
             checkpoint: a file to write the state of the run to; if it exists the run goes on from there. From states,
                 a second one beside it ends in ``.start``.
-            validation: the share of the states that do not train, but choose the best weights.
+            validation: the share of the states that do not train, but choose the best weights; None trains on all and
+                keeps the last.
             polish: iterations of L-BFGS on all training states at the end, the best on held-out ones kept; 0 is none.
             dtype: float32 or float64; by default that of the data.
             device: where to train; by default where the data are.
@@ -206,8 +207,8 @@ class HNN(nn.Module):
         check_positive("substeps", substeps, integer=True)
         if not is_number(polish, integer=True) or polish < 0:
             raise InputError(f"polish = {polish!r}, expected a whole number of iterations, 0 for none")
-        if not is_number(validation) or not 0 < validation < 1:
-            raise InputError(f"validation = {validation!r}, expected a share between 0 and 1")
+        if validation is not None and (not is_number(validation) or not 0 < validation < 1):
+            raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, or None")
         if noise is not None and (not is_number(noise) or not 0 <= noise < float("inf")):
             raise InputError(f"noise = {noise!r}, expected a finite standard deviation >= 0")
         check_dtype(dtype)

@@ -85,7 +85,7 @@ def learn(
     window: int,
     substeps: int,
     polishing: int,
-    validation: float,
+    validation: float | None,
     progress: bool,
     checkpoint: str | Path | None,
     settings: dict[str, Any],
@@ -209,10 +209,12 @@ def _units(model: HNN, rows: Tensor) -> Units:
     return units
 
 
-def _unseen(sets: list[Trajectories], share: float, seed: int, *, first: bool = True) -> list[Tensor]:
+def _unseen(sets: list[Trajectories], share: float | None, seed: int, *, first: bool = True) -> list[Tensor]:
     # Which states judge instead of training, booleans (n, time), at least one; ``first`` states can be left out. They
     # lie inside the very paths whose beginnings are inferred.
     masks = [torch.zeros(part.n, part.n_times, dtype=torch.bool) for part in sets]
+    if share is None:
+        return [mask.to(part.q.device) for mask, part in zip(masks, sets, strict=True)]
     flat = torch.cat([mask.flatten() for mask in masks])
     allowed = torch.cat([(torch.arange(part.n_times) >= (not first)).repeat(part.n) for part in sets]).nonzero()[:, 0]
     picked, _ = split_rows(allowed, share, seed)
@@ -231,7 +233,7 @@ def _windows(
     momenta: bool,
     window: int,
     substeps: int,
-    validation: float,
+    validation: float | None,
     seed: int,
 ) -> WindowObjective:
     length = min(window, min(part.n_times for part in sets) - 1)
@@ -267,7 +269,7 @@ def _joined(sets: list[Trajectories]) -> Trajectories:
 def _run_indices(objective: PathObjective | WindowObjective, polishing: int, run: dict[str, Any]) -> History:
     # The same trajectories or windows train and judge, by different states.
     indices = torch.arange(len(objective.seen), device=objective.seen.device).unsqueeze(-1)
-    return _run(objective, indices, indices, polishing, run)
+    return _run(objective, indices, indices if bool(objective.unseen.any()) else None, polishing, run)
 
 
 def _run(objective: nn.Module, rows: Tensor, held_out: Tensor | None, polishing: int, run: dict[str, Any]) -> History:
