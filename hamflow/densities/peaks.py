@@ -71,6 +71,14 @@ def find_peaks(base: PhaseMixture, pull_back: Callable[[Tensor], Tensor], q: Ten
 
     References:
         Marquardt (1963), SIAM Journal on Applied Mathematics 11, 431.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.densities import PhaseMixture, find_peaks
+        >>> base = PhaseMixture(1)
+        >>> peaks = find_peaks(base, lambda x: x, torch.zeros(3, 1), base.sample(100))
+        >>> bool(peaks.loc.abs().max() < 1e-3)
+        True
     """
     n, d = q.shape
     each = max(2, _STARTS // base.components)
