@@ -9,7 +9,8 @@ from scipy.interpolate import make_smoothing_spline
 from torch import Tensor
 
 import hamflow as hf
-from hamflow.systems import Trajectories, estimate_derivatives
+from hamflow.errors import InputError
+from hamflow.systems import Trajectories, estimate_derivatives, estimate_noise
 
 F64 = torch.float64
 
@@ -144,3 +145,23 @@ def test_bad_input_is_named(n: int, kwargs: Any, message: str) -> None:
 def test_the_shortest(n: int, method: str) -> None:
     data = estimate_derivatives(sine(EVEN[:n]), method=method)
     assert (data.need("v") - slope(data)).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("spacing", ["even", "uneven"])
+@pytest.mark.parametrize("sigma", [0.02, 0.2])
+def test_noise_is_estimated(sigma: float, spacing: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gaps = 0.5 + torch.rand(200, generator=generator, dtype=torch.float64)
+    times = 0.1 * (gaps if spacing == "uneven" else torch.ones_like(gaps)).cumsum(0)
+    q = torch.stack((times.sin(), 5 + 100 * (2 * times).cos()), -1).expand(20, -1, -1)
+    scale = torch.tensor([1.0, 100.0], dtype=torch.float64)
+    noisy = q + sigma * scale * torch.randn(q.shape, generator=generator, dtype=torch.float64)
+    found = estimate_noise(Trajectories(times=times, q=noisy, v=q))
+    assert (found["q"] / scale / sigma - 1).abs().max() < 0.05
+    # Of exact states nothing is left but a small share of what moves.
+    assert (found["v"] / scale).max() < 1e-4
+
+
+def test_noise_needs_three_times() -> None:
+    with pytest.raises(InputError, match="data has 2 times, expected at least 3"):
+        estimate_noise(Trajectories(times=torch.tensor([0.0, 1.0]), q=torch.zeros(1, 2, 1)))

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 import hamflow as hf
-from hamflow.systems import HenonHeiles, MassSpring, Pendulum, Trajectories
+from hamflow.systems import HenonHeiles, MassSpring, Pendulum, Trajectories, estimate_noise
 
 F64 = torch.float64
 PENDULUM = Pendulum(mass=0.5, gravity=6.0)
@@ -157,6 +157,20 @@ def test_noise_on_velocities_is_none_on_states() -> None:
     velocities = only(data, "q", "v")
     rates = [float(stiffness(fit(velocities, spring(), window=10, polish=20, noise=n)).prod()) for n in (None, 0.0)]
     assert rates[0] == pytest.approx(6.0, rel=0.05) and abs(rates[0] - 6) < 0.5 * abs(rates[1] - 6)
+
+
+def test_noise_of_each_and_from_the_data() -> None:
+    data = HenonHeiles().simulate(4, 20, dt=0.2, noise=0.1).replace(v=None, metadata={})
+    found = estimate_noise(data)
+    runs = {
+        name: fit(data, epochs=3, noise=noise).history.train
+        for name, noise in {
+            "one": 0.1, "pair": (0.1, 0.1), "each": [0.1] * 4, "other": (0.1, 0.2),
+            "estimate": "estimate", "estimated": [*found["q"].tolist(), *found["p"].tolist()],
+        }.items()
+    }  # fmt: skip
+    assert runs["one"] == runs["pair"] == runs["each"] != runs["other"]
+    assert runs["estimate"] == pytest.approx(runs["estimated"], rel=1e-6)
 
 
 def test_states_alone_do_not_look_at_derivatives() -> None:
@@ -590,6 +604,8 @@ FITS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "substeps": (tiny, {"substeps": 1.5}, "substeps = 1.5"),
     "nan_noise": (tiny, {"noise": math.nan}, "noise = nan, expected a finite standard deviation"),
     "noise": (tiny, {"noise": -1}, "noise = -1"),
+    "three_noises": (tiny, {"noise": (1, 2, 3)}, r"noise = \(1, 2, 3\), expected a finite standard deviation"),
+    "noise_word": (tiny, {"noise": "much"}, "noise = 'much', expected .* or 'estimate'"),
     "noise_text": (lambda: noted("much"), {}, r"metadata\['noise'\] = 'much', expected a standard deviation"),
     "noise_on": (
         lambda: tiny(metadata={"noise": 0.1, "noise_on": "q"}),

@@ -75,7 +75,11 @@ def fit(
         str | None, _option("learn_from", of=[_HNN], help="hnn: derivatives, states or auto.")
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(help="hnn: of the states, a standard deviation; without, what the file says.")
+        str | None,
+        typer.Option(
+            help="hnn: a standard deviation, as in 0.1; of positions and momenta, as in 0.1,0.02; or estimate. "
+            "Without, what the file says."
+        ),
     ] = None,
     window: Annotated[int | None, _option("window", of=[_HNN], help="hnn: steps in a window of states.", min=1)] = None,
     friction: Annotated[bool, typer.Option("--friction", help="hnn: learn a friction too.")] = False,
@@ -100,8 +104,8 @@ def fit(
     own: dict[Model, dict[str, Any]] = {
         Model.nhf: {"columns": columns, "key": key, "particles": particles, "n_steps": n_steps, "width": width},
         Model.hnn: {
-            "energy": energy, "widths": widths, "learn_from": learn_from, "noise": noise, "window": window,
-            "friction": friction or None, "scheme": scheme,
+            "energy": energy, "widths": widths, "learn_from": learn_from, "window": window,
+            "noise": noise and _noise(noise), "friction": friction or None, "scheme": scheme,
         },
     }  # fmt: skip
     for other in set(Model) - {model}:
@@ -116,6 +120,14 @@ def fit(
     check_run_target(out, overwrite)
     fit_model = _fit_density if model == Model.nhf else _fit_dynamics
     fit_model(data, out, _given(own[model]), training)
+
+
+def _noise(text: str) -> Any:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class HNN(nn.Module):
         data: Trajectories | Sequence[Trajectories],
         *,
         learn_from: str = "auto",
-        noise: float | None = None,
+        noise: float | Sequence[float] | str | None = None,
         window: int = 10,
         substeps: int = 1,
         epochs: int = 1000,
@@ -171,9 +171,10 @@ class HNN(nn.Module):
             data: the trajectories, or a list of them where their lengths differ.
             learn_from: ``"derivatives"`` at the states; ``"states"`` alone, whatever else is given, carried by the
                 step through windows; or ``"auto"``: derivatives where they are given.
-            noise: the standard deviation of the measured states; by default what the metadata says of them, else 0.
-                With noise the true states are inferred: where the path of each trajectory begins (derivatives), or the
-                first state of each window (states).
+            noise: the standard deviation of the measured states: one number, one for positions and one for momenta, or
+                one for each of the 2 d; ``"estimate"`` takes :func:`hamflow.systems.estimate_noise`; by default what
+                the metadata says, else 0. With noise the true states are inferred: where the path of each trajectory
+                begins (derivatives), or the first state of each window (states).
             window: the number of steps in a window of states, at most those of the shortest trajectory.
             substeps: steps of the integrator between two measured states.
             epochs: passes over the data; from states, a third of them goes to a start from estimated derivatives.
@@ -209,8 +210,6 @@ class HNN(nn.Module):
             raise InputError(f"polish = {polish!r}, expected a whole number of iterations, 0 for none")
         if validation is not None and (not is_number(validation) or not 0 < validation < 1):
             raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, or None")
-        if noise is not None and (not is_number(noise) or not 0 <= noise < float("inf")):
-            raise InputError(f"noise = {noise!r}, expected a finite standard deviation >= 0")
         check_dtype(dtype)
         sets = checked_sets(data, dim=self.dim)
         way = plan(sets, learn_from=learn_from, noise=noise)

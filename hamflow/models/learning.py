@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from hamflow.errors import InputError, check_choice, is_number
 from hamflow.models.mechanics import set_units, sizes
 from hamflow.models.objectives import DerivativeObjective, PathObjective, Units, WindowObjective
 from hamflow.steps import Damped
-from hamflow.systems import Trajectories, estimate_derivatives
+from hamflow.systems import Trajectories, estimate_derivatives, estimate_noise
 from hamflow.training import History, fit, polish, split_rows
 
 #: Where noise is not known a state that was not measured is in doubt by this share of its spread.
@@ -65,7 +66,7 @@ class Plan(NamedTuple):
     known: bool
 
 
-def plan(sets: list[Trajectories], *, learn_from: str, noise: float | None) -> Plan:
+def plan(sets: list[Trajectories], *, learn_from: str, noise: float | Sequence[float] | str | None) -> Plan:
     """How these trajectories are learned from.
 
     Raises:
@@ -141,17 +142,34 @@ def _source(given: tuple[str, ...], learn_from: str) -> str:
     return learn_from
 
 
-def _noise(sets: list[Trajectories], noise: float | None) -> tuple[Tensor, bool]:
+def _noise(sets: list[Trajectories], noise: float | Sequence[float] | str | None) -> tuple[Tensor, bool]:
     """The standard deviation of each of (q, p), (2 d,), and whether it is known; velocities may stand for momenta."""
-    found = {_declared_noise(part) for part in sets} if noise is None else {(float(noise), "everything")}
-    if len(found) > 1:
-        raise InputError(f"data has parts of different noise, {sorted(found, key=str)}, expected one: give noise")
-    size, where = found.pop()
-    momenta = "states" if "p" in sets[0].given else "velocities"
-    q = sets[0].q
-    noisy = [where in ("states", "everything"), where in (momenta, "everything")]
-    known = where != "unknown"
-    return size * torch.tensor(noisy).repeat_interleave(q.shape[-1]).to(q), known
+    q, momenta = sets[0].q, "p" if "p" in sets[0].given else "v"
+    if isinstance(noise, str) and noise == "estimate":
+        states = [part.n * part.n_times for part in sets]
+        found = [estimate_noise(part) for part in sets]
+        both = [torch.cat((one["q"], one.get(momenta, torch.zeros_like(one["q"])))) for one in found]
+        return sum(n * x**2 for n, x in zip(states, both, strict=True)).div(sum(states)).sqrt(), True  # type: ignore[union-attr]
+    if noise is not None:
+        given = torch.as_tensor(_numbers(noise, q.shape[-1])).to(q)
+        return given if len(given) == 2 * q.shape[-1] else given.repeat_interleave(q.shape[-1]), True
+    declared = {_declared_noise(part) for part in sets}
+    if len(declared) > 1:
+        raise InputError(f"data has parts of different noise, {sorted(declared, key=str)}, expected one: give noise")
+    size, where = declared.pop()
+    noisy = [where == "states", where == ("states" if momenta == "p" else "velocities")]
+    return size * torch.tensor(noisy).repeat_interleave(q.shape[-1]).to(q), where != "unknown"
+
+
+def _numbers(noise: Any, dim: int) -> list[float]:
+    numbers = [noise, noise] if is_number(noise) else list(noise) if isinstance(noise, Iterable) else []
+    right = all(is_number(x) and 0 <= x < math.inf for x in numbers)
+    if isinstance(noise, str) or not right or len(numbers) not in (2, 2 * dim):
+        raise InputError(
+            f"noise = {noise!r}, expected a finite standard deviation >= 0, two of them (of positions and momenta), "
+            f"{2 * dim}, or 'estimate'"
+        )
+    return [float(x) for x in numbers]
 
 
 def _declared_noise(data: Trajectories) -> tuple[float, str]:

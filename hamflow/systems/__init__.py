@@ -5,6 +5,7 @@ from hamflow.systems.charged_particle import ChargedParticle, RelativisticPartic
 from hamflow.systems.derivatives import estimate_derivatives
 from hamflow.systems.double_pendulum import DoublePendulum
 from hamflow.systems.measured import load_double_pendulum, load_experimental_pendulum, load_pendulum, load_spring
+from hamflow.systems.noise import estimate_noise
 from hamflow.systems.oscillators import HenonHeiles, MassSpring, Pendulum
 from hamflow.systems.solar_system import load_solar_system
 from hamflow.systems.system import System
@@ -40,6 +41,7 @@ __all__ = [
     "Trajectories",
     "TwoBody",
     "estimate_derivatives",
+    "estimate_noise",
     "load_double_pendulum",
     "load_experimental_pendulum",
     "load_pendulum",
