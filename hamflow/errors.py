@@ -75,7 +75,8 @@ def check_device(device: torch.device | str) -> torch.device:
         number.item()  # fails where there is a device in name only
         return number.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        # Some of torch's refusals run to a page.
+        reason = str(error).splitlines()[0].split(". ")[0][:200]
         raise InputError(f"device = {str(device)!r}, expected a device of this machine: {reason}") from error
 
 

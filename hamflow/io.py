@@ -74,18 +74,19 @@ def check_table_path(path: str | Path) -> None:
 
 
 def read_table(
-    path: str | Path, columns: Sequence[str] | None = None, *, key: str | None = None
+    path: str | Path, columns: Sequence[str] | None = None, *, key: str | None = None, header: bool | None = None
 ) -> tuple[NDArray[np.float64], list[str]]:
     """Read a table of finite numbers from CSV (also .tsv, .txt, .gz), NPY, NPZ or Parquet.
 
-    A text file has a header where any cell of its first line is not a number; its delimiter is found by looking. A file
-    without names gives its columns the names x0, x1, ...
+    A text file has a header where any cell of its first line is not a number, or where it holds the ``columns``; its
+    delimiter is found by looking. A file without names gives its columns the names x0, x1, ...
 
     Args:
         path: the file; its suffix decides how it is read.
         columns: the names of the columns to take, in this order. A file without names takes them as its own names
             where their number fits.
         key: which array of an NPZ file to take, where it holds several.
+        header: whether the first line of a text file holds names; None finds out, and asks where it cannot (years).
 
     Returns:
         The table, (n, dim), float64, and the names of its columns.
@@ -113,7 +114,7 @@ def read_table(
     if key is not None and suffix != ".npz":
         raise InputError(f"key = {key!r}, but {path} is no NPZ file and holds one table only")
     try:
-        frame, named = _read_frame(path, suffix, key)
+        frame, named = _read_frame(path, suffix, key, header, columns)
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if frame.shape[0] == 0 or frame.shape[1] == 0:
@@ -177,10 +178,12 @@ def _default_names(n: int) -> list[str]:
     return [f"x{i}" for i in range(n)]
 
 
-def _read_frame(path: Path, suffix: str, key: str | None) -> tuple[Any, bool]:
+def _read_frame(
+    path: Path, suffix: str, key: str | None, header: bool | None, columns: Sequence[str] | None
+) -> tuple[Any, bool]:
     """A data frame, and whether its names come from the file."""
     if suffix in _TEXT:
-        return _read_text(path)
+        return _read_text(path, header, columns)
     import pandas as pd
 
     if suffix == ".parquet":
@@ -225,7 +228,7 @@ def _read_numpy(path: Path, key: str | None) -> tuple[NDArray[Any], list[str] | 
         raise InputError(f"{path} is not a whole NumPy file of numbers: {reason}") from error
 
 
-def _read_text(path: Path) -> tuple[Any, bool]:
+def _read_text(path: Path, header: bool | None, columns: Sequence[str] | None) -> tuple[Any, bool]:
     import pandas as pd
 
     try:
@@ -237,8 +240,16 @@ def _read_text(path: Path) -> tuple[Any, bool]:
         delimiter = next((mark for mark in _DELIMITERS if mark in lines[0]), blanks)
         # 1,5;2,5: the numbers of half the world.
         decimal = "," if delimiter in "\t;" and re.search(r"\d,\d", sample) and "." not in sample else "."
-        cells = lines[0].split(None if delimiter == r"\s+" else delimiter)
-        named = any(not _is_number(cell, decimal) for cell in cells)
+        cut = re.compile(delimiter if delimiter == r"\s+" else re.escape(delimiter))
+        rows = [[cell.strip(" \"'") for cell in cut.split(line)] for line in lines]
+        named = header
+        if named is None:
+            named = any(not _is_number(cell, decimal) for cell in rows[0]) or set(columns or ["?"]) <= set(rows[0])
+        if header is None and not named and _may_be_names(rows, decimal):
+            raise InputError(
+                f"{path}: its first line ({', '.join(rows[0][:4])}, ...) may be names or numbers, expected header to "
+                "be True or False (--header, --no-header)"
+            )
         with warnings.catch_warnings():
             # pandas would only warn when it cuts cells off long rows.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -267,6 +278,13 @@ def _first_lines(path: Path, size: int = 65536) -> tuple[list[str], str]:
     if "\0" in sample:
         raise ValueError("it holds NUL bytes")
     return [line.strip("\r\n ") for line in sample.splitlines() if line.strip()][:2], sample
+
+
+def _may_be_names(rows: list[list[str]], decimal: str) -> bool:
+    # Years, strikes, tenors: different whole numbers above numbers that are not whole.
+    first, below = rows[0], rows[-1]
+    whole = all(cell.isdigit() for cell in first) and 1 < len(first) == len(set(first))
+    return whole and any(decimal in cell for cell in below)
 
 
 def _is_number(cell: str, decimal: str) -> bool:

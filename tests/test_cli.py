@@ -173,7 +173,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (hf.FitError("the loss was not finite"), 1, "hamflow: error: the loss was not finite\n"),
         (MemoryError(), 1, "hamflow: error: out of memory\n"),
         (OSError(28, "No space left on device", "run"), 2, "hamflow: error: run: No space left on device\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (
+            KeyboardInterrupt(),
+            130,
+            "hamflow: error: interrupted; a fit with --checkpoint goes on from there when it is run again\n",
+        ),
     ],
 )
 def test_a_fit_that_breaks_leaves_nothing(

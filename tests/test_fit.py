@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,45 @@ def test_resumed_run_is_the_same_run(settings: dict[str, Any], tmp_path: Path, m
     assert torch.equal(model.shift, whole.shift)
     assert 0 < model.calls < whole.calls
     assert [file.name for file in tmp_path.iterdir()] == ["training"]
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "constant"])
+def test_finished_run_goes_on_to_more_epochs(schedule: str, tmp_path: Path) -> None:
+    whole, part = Centre(noise=0.5), Centre(noise=0.5)
+    expected = run(whole, epochs=20, batch_size=4, schedule=schedule)
+    run(part, epochs=15, batch_size=4, schedule=schedule, checkpoint=tmp_path / "training")
+    again = Centre(noise=0.5)
+    found = run(again, epochs=20, batch_size=4, schedule=schedule, checkpoint=tmp_path / "training")
+    assert found.train == expected.train
+    assert torch.equal(again.shift, whole.shift)
+    assert 0 < again.calls < whole.calls
+
+
+@pytest.mark.parametrize("call", range(14, 28))
+def test_interrupt_leaves_a_state_to_go_on_from(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the loop is doing: an interrupt that falls between two lines of it is as good as any."""
+    lines = []
+
+    def interrupt(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != LOOP.__file__:
+            return None
+        if event == "line" and frame.f_code.co_name in ("train", "_one_epoch", "_judge", "_mark_good", "_take_down"):
+            lines.append(frame.f_lineno)
+            if len(lines) == 8 * call:
+                raise KeyboardInterrupt
+        return interrupt
+
+    path, settings = tmp_path / "training", {"epochs": 12, "schedule": "plateau", "patience": 20}
+    expected = run(Centre(noise=0.5), **settings)
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(Centre(noise=0.5), checkpoint=path, **settings)
+    finally:
+        sys.settrace(None)
+    found = run(Centre(noise=0.5), checkpoint=path, **settings)
+    assert found.train == expected.train
+    assert found.validation == expected.validation
 
 
 def test_finished_run_is_only_read(tmp_path: Path) -> None:

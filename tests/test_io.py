@@ -209,3 +209,18 @@ def test_atomic_path_makes_folders_and_names_obstacles(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="is a folder"), atomic_path(tmp_path / "new"):
         pass
+
+
+def test_numbers_that_may_be_names(tmp_path: Path) -> None:
+    path = tmp_path / "years.csv"
+    path.write_text("2019,2020,2021\n0.5,1,-2\n1.5,2.5,3\n")
+    with pytest.raises(InputError, match=r"first line \(2019, 2020, 2021, ...\) may be names or numbers"):
+        read_table(path)
+    named, names = read_table(path, header=True)
+    assert names == ["2019", "2020", "2021"]
+    assert named.shape == (2, 3)
+    assert read_table(path, header=False)[0].shape == (3, 3)
+    # Whoever knows the names needs no hint.
+    np.testing.assert_array_equal(read_table(path, ["2021", "2019"])[0], named[:, [2, 0]])
+    path.write_text("1,2,3\n4,5,6\n")
+    assert read_table(path)[0].shape == (2, 3)

@@ -548,6 +548,44 @@ def test_sparse_columns_can_choose_their_own_mixture() -> None:
         assert torch.isfinite(fitted(x, epochs=1, validation=None, seed=seed).log_prob(x)).all()
 
 
+@pytest.mark.parametrize("base", ["gaussian", "mixture"])
+@pytest.mark.parametrize("encoder", ["gaussian", "flow"])
+def test_rows_far_away_are_unlikely(base: str, encoder: str) -> None:
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    model = fitted(x, epochs=4, learning_rate=1e-2, base=base, encoder=encoder)
+    far = torch.tensor([[s, 0.0, 0.0] for s in (0.0, 1e2, 1e4, 1e5, 1e6, 1e10, 1e15, 1e30)])
+    scores = model.log_prob(far, particles=64)
+    assert scores[0] > -10
+    assert (scores[1:] < -10).all()
+    assert scores[1:3].diff() < 0
+
+
+def test_log_f_of_draws_is_that_of_the_noise() -> None:
+    for encoder in ("gaussian", "flow"):
+        model = shaken(hf.NHF(2, n_steps=2, width=4, encoder=encoder), 0.2).double()
+        z, noise = torch.randn(5, 2).double(), torch.randn(3, 5, 2).double()
+        p, log_f = model.encoder.colour(noise, z)
+        assert (log_f - model.encoder(p, z)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("columns", "named"), [((0, 1, 0), r"\[0, 2\]"), ((0, 1, (0, 1)), r"\[0, 1, 2\]")])
+def test_dependent_columns_are_told(columns: Any, named: str) -> None:
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    table = torch.stack([x[:, list(c)].sum(-1) if isinstance(c, tuple) else x[:, c] for c in columns], -1)
+    with pytest.warns(UserWarning, match=f"columns {named} depend on each other linearly"):
+        fitted(table, epochs=1)
+
+
+def test_numbers_beyond_the_dtype() -> None:
+    with pytest.raises(InputError, match=r"beyond the range of torch\.float32"):
+        fitted(rows().double().numpy() * 1e200)
+
+
+def test_more_components_than_rows() -> None:
+    with pytest.raises(InputError, match="components = 1000, expected at most the 180 training rows"):
+        fitted(rows(), components=1000)
+
+
 def test_rows_out_of_range_have_no_density() -> None:
     model = fitted(rows(), epochs=1)
     x = torch.tensor([[1e25, 0.0], [0.0, 0.0]])

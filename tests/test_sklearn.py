@@ -53,6 +53,12 @@ def test_scores_match_the_bound_of_the_model() -> None:
     assert abs(density.score(X) - reference.mean()) < 0.02
 
 
+def test_every_setting_reaches_the_model() -> None:
+    settings = {"base": "gaussian", "encoder": "flow", "max_components": 3, "sleep": 0.1, "lift": "spline"}
+    model = tiny(components=None, **settings).fit(X).model_
+    assert {name: model.config[name] for name in settings} == settings
+
+
 def test_noise_of_the_rows_averages_out() -> None:
     density = tiny(score_particles=4).fit(X)
     shaken(density.model_.encoder, 0.03)

@@ -192,3 +192,10 @@ def test_transform_of_your_own_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(hf.InputError, match="lift is a transform of your own"):
         model.save(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_load_to_a_device(tmp_path: Path) -> None:
+    hf.NHF(2, n_steps=2, width=4).save(tmp_path)
+    assert hf.load(tmp_path, device="cpu").whitening.loc.device == torch.device("cpu")
+    with pytest.raises(hf.InputError, match="device = 'nowhere'"):
+        hf.load(tmp_path, device="nowhere")

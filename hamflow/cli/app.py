@@ -17,6 +17,8 @@ from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, 
 # The ancestor of all of typer's usage errors; which package it comes from depends on the version of typer.
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     help="Neural Hamiltonian Flows for tables of numbers, Hamiltonian Neural Networks for trajectories.",
     add_completion=False,
@@ -49,9 +51,12 @@ def options(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for an error of the user's, 1 for a failed computation."""
     try:
+        # Some versions of typer raise an interrupt, others make it the exit code.
         code = app(args=None if argv is None else list(argv), prog_name="hamflow", standalone_mode=False)
-    except typer.Abort:
-        return _fail("interrupted", 130)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted; a fit with --checkpoint goes on from there when it is run again", _INTERRUPTED)
     except _ClickError as error:
         return _fail(f"{error.format_message()} (hamflow --help shows what is possible)", 2)
     except (InputError, CheckpointError) as error:

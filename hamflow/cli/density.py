@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hamflow.cli.options import Data, Key, Overwrite, Quiet, Run, Seed
+from hamflow.cli.options import Data, Header, Key, Overwrite, Quiet, Run, Seed
 from hamflow.cli.runs import check_target, read_density
 from hamflow.io import check_table_path, read_table, write_table
 
@@ -36,6 +36,7 @@ def score(
     particles: Annotated[int, typer.Option(min=1, help="More particles give a tighter bound.")] = 256,
     seed: Seed = 0,
     key: Key = None,
+    header: Header = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,7 +44,7 @@ def score(
     check_target(out, overwrite)
     check_table_path(out)
     model, names = read_density(run)
-    table, _ = read_table(data, names, key=key)
+    table, _ = read_table(data, names, key=key, header=header)
     bound = model.log_prob(table, particles=particles, seed=seed).double().cpu()
     write_table(out, bound.reshape(-1, 1).numpy(), ["log_prob_lower_bound"])
     if not quiet:

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from hamflow.cli.beginnings import Beginnings
-from hamflow.cli.options import Key, Overwrite, Precision, Quiet, Seed
+from hamflow.cli.options import Header, Key, Overwrite, Precision, Quiet, Seed
 from hamflow.cli.runs import check_run_target, write_run
 from hamflow.errors import InputError, check_device, check_training_table
 from hamflow.io import check_writable, read_table
@@ -62,6 +62,7 @@ def fit(
     ] = Model.nhf,
     columns: Annotated[str | None, typer.Option(help="nhf: the columns to use, as in a,b,c; all without.")] = None,
     key: Key = None,
+    header: Header = None,
     particles: Annotated[
         int | None, _option("particles", of=[_NHF], help="nhf: particles of the training bound.", min=1)
     ] = None,
@@ -102,7 +103,10 @@ def fit(
 ) -> None:
     """Fit a flow to a table, or a Hamiltonian Neural Network to trajectories, and write it to a folder."""
     own: dict[Model, dict[str, Any]] = {
-        Model.nhf: {"columns": columns, "key": key, "particles": particles, "n_steps": n_steps, "width": width},
+        Model.nhf: {
+            "columns": columns, "key": key, "header": header,
+            "particles": particles, "n_steps": n_steps, "width": width,
+        },
         Model.hnn: {
             "energy": energy, "widths": widths, "learn_from": learn_from, "window": window,
             "noise": noise and _noise(noise), "friction": friction or None, "scheme": scheme,
@@ -141,8 +145,9 @@ def _check_places(out: Path, training: Mapping[str, Any]) -> None:
 
 
 def _fit_density(data: Path, out: Path, own: dict[str, Any], training: dict[str, Any]) -> None:
-    columns, key = own.pop("columns", None), own.pop("key", None)
-    table, names = read_table(data, None if columns is None else [c.strip() for c in columns.split(",")], key=key)
+    columns = own.pop("columns", None)
+    reading = {name: own.pop(name) for name in ("key", "header") if name in own}
+    table, names = read_table(data, None if columns is None else [c.strip() for c in columns.split(",")], **reading)
     check_training_table(table, str(data))
     _check_places(out, training)
     model = NHF(table.shape[1], seed=training["seed"], **own).fit(table, **training)

@@ -23,6 +23,10 @@ class Precision(StrEnum):
 Run = Annotated[Path, typer.Argument(help="The folder that `hamflow fit` wrote.", show_default=False)]
 Data = Annotated[Path, typer.Argument(help="A table: CSV, NPY, NPZ or Parquet.", show_default=False)]
 Key = Annotated[str | None, typer.Option(help="The array of an NPZ file, where it holds several.")]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="Whether a text file begins with names; found out without."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same result.")]
 Scheme = Annotated[str | None, typer.Option(help=f"The splitting scheme: {', '.join(SCHEMES)}.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]

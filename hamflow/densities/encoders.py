@@ -54,7 +54,7 @@ class GaussianEncoder(nn.Module):
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        return self.colour(draw_noise(q, particles, generator), q)
+        return self.colour(draw_noise(q, particles, generator), q)[0]
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
@@ -72,11 +72,15 @@ class GaussianEncoder(nn.Module):
         # A smooth floor and ceiling keep one wild row from overflowing the whole bound.
         return loc, 6 * torch.tanh(log_scale / 6), unit.index_put(index, below)
 
-    def colour(self, noise: Tensor, q: Tensor) -> Tensor:
-        """Momenta from noise: A q + m(q) + L(q) noise, noise of shape (particles, n, d) and q (n, d)."""
+    def colour(self, noise: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Momenta A q + m(q) + L(q) noise and their log f, noise (particles, n, d) -> the same and (particles, n).
+
+        Log f comes from the noise: of a momentum so large that its noise is lost in rounding it is right all the same.
+        """
         loc, log_scale, lower = self._moments(q)
         scaled = log_scale.exp() * noise
-        return loc + (scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower))
+        p = loc + (scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower))
+        return p, log_normal((noise**2).sum(-1), self.dim) - log_scale.sum(-1)
 
     def whiten(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of :meth:`colour` and its log-det, p of shape (*particles, n, d) -> the same and (n,)."""
@@ -133,14 +137,20 @@ class FlowEncoder(nn.Module):
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        return self.colour(draw_noise(q, particles, generator), q)
+        return self.colour(draw_noise(q, particles, generator), q)[0]
 
-    def colour(self, noise: Tensor, q: Tensor) -> Tensor:
-        """Momenta from noise: mu(q) + L(q) T_q(noise), noise of shape (particles, n, d) and q (n, d)."""
+    def colour(self, noise: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Momenta mu(q) + L(q) T_q(noise) and their log f, noise (particles, n, d) -> the same and (particles, n)."""
         context, flat = q.expand_as(noise).flatten(0, 1), noise.flatten(0, 1)
+        log_det = flat.new_zeros(len(flat))
         for transform in self.transforms:
-            flat, _ = transform(flat, context)
-        return self.gaussian.colour(flat.reshape(noise.shape), q)
+            flat, step = transform(flat, context)
+            log_det = log_det + step
+        warped, log_det = flat.reshape(noise.shape), log_det.reshape(noise.shape[:-1])
+        p, log_gaussian = self.gaussian.colour(warped, q)
+        # The Gaussian's own log f is that of the warped noise: the noise that was drawn takes its place.
+        squares = (noise**2).sum(-1) - (warped**2).sum(-1)
+        return p, log_gaussian - 0.5 * squares - log_det
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from hamflow.densities.mixture import GAUSSIAN, log_student
 from hamflow.errors import FitError
@@ -43,6 +44,7 @@ def choose_mixture(
     components: int | None = None,
     max_components: int = CANDIDATES[-1],
     seed: int = 0,
+    progress: bool = False,
 ) -> StartingMixture:
     """The mixture with the best held-out likelihood, over its components, their tails and their regularisation.
 
@@ -57,6 +59,7 @@ def choose_mixture(
         components: K, or None to search :data:`CANDIDATES`.
         max_components: the end of that search.
         seed: for the initialisation by k-means.
+        progress: whether to show a progress bar.
 
     Raises:
         FitError: no mixture could be fitted.
@@ -73,25 +76,28 @@ def choose_mixture(
     best: tuple[int, tuple[int, int], Tensor] | None = None
     point = (len(_DEGREES) - 1, 1)
     without_gain = 0
-    for k in (components,) if components is not None else [k for k in CANDIDATES if k <= max_components]:
-        # Fewer than a handful of rows a component cannot support a scale matrix worth trying.
-        if k > 1 and fewest < (5 * k if components is None else k):
-            break
-        starts = [_responsibilities(train, k, seed) for train, _ in pairs]
-        gained, tried = False, set()
-        waiting = [point]
-        while waiting:
-            here = waiting.pop(0)
-            tried.add(here)
-            scores = _scores(pairs, starts, here)
-            if scores is not None and (best is None or _is_better(scores, best[2], clearly=k > best[0])):
-                best, point, gained = (k, here, scores), here, True
-                waiting = []
-            if not waiting and (gained or len(tried) == 1):
-                waiting = [p for p in _neighbours(point) if p not in tried]
-        without_gain = 0 if gained else without_gain + 1
-        if without_gain == 2:
-            break
+    with tqdm(desc="start: mixtures", unit="fit", disable=not progress, leave=False) as bar:
+        for k in (components,) if components is not None else [k for k in CANDIDATES if k <= max_components]:
+            # Fewer than a handful of rows a component cannot support a scale matrix worth trying.
+            if k > 1 and fewest < (5 * k if components is None else k):
+                break
+            starts = [_responsibilities(train, k, seed) for train, _ in pairs]
+            gained, tried = False, set()
+            waiting = [point]
+            while waiting:
+                here = waiting.pop(0)
+                tried.add(here)
+                scores = _scores(pairs, starts, here)
+                bar.set_postfix(components=k)
+                bar.update()
+                if scores is not None and (best is None or _is_better(scores, best[2], clearly=k > best[0])):
+                    best, point, gained = (k, here, scores), here, True
+                    waiting = []
+                if not waiting and (gained or len(tried) == 1):
+                    waiting = [p for p in _neighbours(point) if p not in tried]
+            without_gain = 0 if gained else without_gain + 1
+            if without_gain == 2:
+                break
     found = None if best is None else _refit(_some(rows.double().cpu(), seed), *best, seed)
     if found is None:
         raise FitError(f"no mixture of {components} components could be fitted to {len(rows)} rows")

@@ -33,12 +33,16 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
     Args:
         n_steps: the number of Hamiltonian steps.
         width: the number of ridges of each potential.
+        base: ``"mixture"``, or ``"gaussian"``, which leaves everything to the flow.
         components: the components of the base mixture; None chooses by validation.
+        max_components: the most components that may be chosen.
+        encoder: ``"gaussian"``, or ``"flow"``, a conditional spline flow, slower and closer.
         whiten: ``"auto"``, ``"full"``, ``"diagonal"`` or ``"none"``.
         lift: None, or ``"spline"`` for a hybrid with an ordinary flow.
         particles: K of the training bound.
+        sleep: the weight of the sleep phase, in which the encoder learns from the model's own samples.
         score_particles: K of :meth:`score_samples`.
-        epochs, batch_size, learning_rate, validation, patience: see :meth:`hamflow.NHF.fit`.
+        epochs, batch_size, learning_rate, weight_decay, schedule, validation, patience: see :meth:`hamflow.NHF.fit`.
         random_state: an int, a ``RandomState`` or None; an int makes fitting and scoring repeatable.
         dtype: ``"float64"`` or ``"float32"``.
         device: the torch device to compute on.
@@ -63,14 +67,20 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
         *,
         n_steps: int = 8,
         width: int = 64,
+        base: str = "mixture",
         components: int | None = None,
+        max_components: int = 24,
+        encoder: str = "gaussian",
         whiten: str = "auto",
         lift: str | None = None,
         particles: int = 8,
+        sleep: float = 0.0,
         score_particles: int = 256,
         epochs: int = 200,
         batch_size: int = 256,
         learning_rate: float = 2e-3,
+        weight_decay: float = 0.0,
+        schedule: str = "plateau",
         validation: float | None = 0.1,
         patience: int | None = 30,
         random_state: int | np.random.RandomState | None = None,
@@ -80,14 +90,20 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
     ) -> None:
         self.n_steps = n_steps
         self.width = width
+        self.base = base
         self.components = components
+        self.max_components = max_components
+        self.encoder = encoder
         self.whiten = whiten
         self.lift = lift
         self.particles = particles
+        self.sleep = sleep
         self.score_particles = score_particles
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.schedule = schedule
         self.validation = validation
         self.patience = patience
         self.random_state = random_state
@@ -107,13 +123,14 @@ class HamiltonianDensity(DensityMixin, BaseEstimator):
         rows = self._rows(X, reset=True)
         seed = _seed(self.random_state)
         model = NHF(
-            rows.shape[1], n_steps=self.n_steps, width=self.width, components=self.components, whiten=self.whiten,
-            lift=self.lift, particles=self.particles, seed=seed,
+            rows.shape[1], n_steps=self.n_steps, width=self.width, base=self.base, components=self.components,
+            max_components=self.max_components, encoder=self.encoder, whiten=self.whiten, lift=self.lift,
+            particles=self.particles, sleep=self.sleep, seed=seed,
         )  # fmt: skip
         self.model_ = model.fit(
             rows, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            validation=self.validation, patience=self.patience, seed=seed, dtype=_DTYPES[self.dtype],
-            device=self.device, progress=self.verbose,
+            weight_decay=self.weight_decay, schedule=self.schedule, validation=self.validation,
+            patience=self.patience, seed=seed, dtype=_DTYPES[self.dtype], device=self.device, progress=self.verbose,
         )  # fmt: skip
         # Kept, so that scores repeat also where random_state is None or a generator.
         self._score_seed = seed

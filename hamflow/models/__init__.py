@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from hamflow.errors import CheckpointError
+import torch
+
+from hamflow.errors import CheckpointError, check_device
 from hamflow.models.certificate import Certificate
 from hamflow.models.hnn import HNN
 from hamflow.models.nhf import NHF
@@ -13,10 +15,15 @@ __all__ = ["HNN", "NHF", "Certificate", "load"]
 _MODELS: dict[str, type[HNN] | type[NHF]] = {"HNN": HNN, "NHF": NHF}
 
 
-def load(path: str | Path) -> HNN | NHF:
+def load(path: str | Path, *, device: torch.device | str = "cpu") -> HNN | NHF:
     """Load a fitted model from the folder that its ``save`` wrote; nothing in it is executed.
 
+    Args:
+        path: the folder.
+        device: where the model is to compute.
+
     Raises:
+        InputError: the device is none of this machine.
         CheckpointError: the folder or a file is missing, damaged or of another version.
 
     Example:
@@ -29,4 +36,4 @@ def load(path: str | Path) -> HNN | NHF:
     saved = read_model(path)
     if saved.kind not in _MODELS:
         raise CheckpointError(f"{path} holds a model of kind {saved.kind!r}, expected one of {sorted(_MODELS)}")
-    return _MODELS[saved.kind].from_saved(saved)
+    return _MODELS[saved.kind].from_saved(saved).to(check_device(device))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hamflow.errors import (
     FitError,
+    InputError,
     check_device,
     check_dtype,
     check_rows,
@@ -20,7 +21,7 @@ from hamflow.errors import (
 )
 from hamflow.io import check_writable
 from hamflow.models.refusal import unchanged_if_refused
-from hamflow.models.start import warm_start, warn_of_lost_digits
+from hamflow.models.start import warm_start, warn_of_dependent_columns, warn_of_lost_digits
 from hamflow.training import History, fit, seeded, split_rows
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def fit_density(
         model.assemble()
         model.to(device=target, dtype=dtype or follows.dtype)
         warn_of_lost_digits(rows, model.whitening.loc.dtype)
+        warn_of_dependent_columns(rows)
         model.columns = column_names(x)
         _train(model, rows.to(model.whitening.loc), validation, progress, checkpoint, settings)
 
@@ -57,15 +59,21 @@ def _train(
     model: NHF, rows: Tensor, validation: Any, progress: bool, checkpoint: str | Path | None, settings: dict[str, Any]
 ) -> None:
     seed = settings["seed"]
+    if not rows.isfinite().all():
+        # The table was finite before it was rounded to the dtype of the model.
+        raise InputError(f"x has entries beyond the range of {rows.dtype}, expected smaller ones or another dtype")
     check_training_table(rows)
     if validation is not None and not is_number(validation):
         validation = check_rows(validation, "validation", dim=model.dim, columns=model.columns).to(rows)
     train, held_out = split_rows(rows, validation, seed)
     check_training_table(train, "x without its validation rows")
+    wanted = model.config["components"]
+    if wanted is not None and wanted > len(train):
+        raise InputError(f"components = {wanted}, expected at most the {len(train)} training rows")
     model.history = History()
     started = time.process_time()
     with seeded(seed, rows.device):
-        warm_start(model, train, held_out, seed)
+        warm_start(model, train, held_out, seed, progress=progress)
     start_seconds = time.process_time() - started
     try:
         model.history = fit(model, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)

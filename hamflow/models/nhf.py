@@ -224,7 +224,8 @@ class NHF(nn.Module):
             dtype: float32 or float64; by default that of a tensor ``x``, else the model's.
             device: where to train; by default that of a tensor ``x``, else the model's.
             progress: whether to show a progress bar.
-            checkpoint: a file to write the state of the run to; if it exists the run goes on from there.
+            checkpoint: a file to write the state of the run to; if it exists the run goes on from there, also to more
+                epochs, unless the schedule is the cosine.
 
         Raises:
             InputError: the table or a setting is not what fitting needs.
@@ -292,8 +293,8 @@ class NHF(nn.Module):
             for part in rows.split(max(1, CHUNK // particles)):
                 z, log_det = self.standardise(part)
                 e = draw_noise(z, particles, generator) if noise is None else noise(part)
-                p = self.encoder.colour(e, z)
-                parts.append(self.log_joint_standardised(z, p) + log_det - self.encoder(p, z))
+                p, log_f = self.encoder.colour(e, z)
+                parts.append(self.log_joint_standardised(z, p) + log_det - log_f)
         # Where a momentum leaves the finite numbers its weight is zero: the bound remains one.
         return torch.cat(parts, dim=1).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 #: Held-out rows that choose a mixture alone; where they are fewer, a cross-validation of the training rows does.
 _ENOUGH = 100
 _FOLDS = 5
+#: The share of the variance of a combination of columns under which it counts as none, and of a column in it.
+_DEPENDENT = 1e-10
+_PART = 0.05
 
 
 @torch.no_grad()
-def warm_start(model: NHF, rows: Tensor, held_out: Tensor | None, seed: int) -> None:
+def warm_start(model: NHF, rows: Tensor, held_out: Tensor | None, seed: int, *, progress: bool = False) -> None:
     """Set the model's whitening and base; with the flow at the identity it then has the density of that mixture.
 
     What there is to choose is chosen on the validation rows where they are many, else by cross-validation of the
@@ -33,11 +36,12 @@ def warm_start(model: NHF, rows: Tensor, held_out: Tensor | None, seed: int) -> 
         rows: the training rows, (n, dim).
         held_out: the validation rows, (m, dim), or None.
         seed: for the folds and the initialisation of the mixtures.
+        progress: whether to show a progress bar.
 
     Raises:
         FitError: no mixture could be fitted.
     """
-    kind, mixture = _choose(model, rows, _folds(rows, held_out, seed), seed)
+    kind, mixture = _choose(model, rows, _folds(rows, held_out, seed), seed, progress)
     model.whitening.estimate(rows, kind)
     model.base = fresh_base(model.config, len(mixture.weights)).to(model.whitening.loc)
     model.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
@@ -52,7 +56,9 @@ def _folds(rows: Tensor, held_out: Tensor | None, seed: int) -> list[tuple[Tenso
     return [(rows[torch.cat([other for other in parts if other is not part])], rows[part]) for part in kept]
 
 
-def _choose(model: NHF, rows: Tensor, folds: list[tuple[Tensor, Tensor]], seed: int) -> tuple[str, StartingMixture]:
+def _choose(
+    model: NHF, rows: Tensor, folds: list[tuple[Tensor, Tensor]], seed: int, progress: bool
+) -> tuple[str, StartingMixture]:
     whiten, components, most = (model.config[name] for name in ("whiten", "components", "max_components"))
     found = []
     for kind in ("full", "diagonal") if whiten == "auto" else (whiten,):
@@ -69,7 +75,9 @@ def _choose(model: NHF, rows: Tensor, folds: list[tuple[Tensor, Tensor]], seed: 
             mixture = _standard_normal(torch.cat([z_test for _, z_test in standardised]))
         else:
             z, _ = model.standardise(rows)
-            mixture = choose_mixture(z, standardised, components=components, max_components=most, seed=seed)
+            mixture = choose_mixture(
+                z, standardised, components=components, max_components=most, seed=seed, progress=progress
+            )
         found.append((kind, mixture, mixture.scores + torch.cat(log_dets)))
     kind, mixture, scores = found[0]
     if len(found) == 2:
@@ -85,6 +93,19 @@ def _standard_normal(held_out: Tensor) -> StartingMixture:
     scores = log_normal((rows**2).sum(-1), d)
     one = torch.ones(1, dtype=rows.dtype)
     return StartingMixture(one, torch.zeros_like(rows[:1]), torch.eye(d, dtype=rows.dtype)[None], GAUSSIAN, scores)
+
+
+def warn_of_dependent_columns(rows: Tensor) -> None:
+    """Warn where a column of (n, dim) is a linear function of others: such a table has no density."""
+    wide = rows.double()
+    values, vectors = torch.linalg.eigh(wide.T.corrcoef() if wide.shape[1] > 1 else wide.new_ones(1, 1))
+    if values[0] < _DEPENDENT:
+        columns = (vectors[:, 0].abs() > _PART).nonzero().flatten().tolist()
+        warnings.warn(
+            f"x: columns {columns} depend on each other linearly: such a table has no density, and its scores are made "
+            "by a regularisation; leave one of them out",
+            stacklevel=4,
+        )
 
 
 def warn_of_lost_digits(rows: Tensor, dtype: torch.dtype) -> None:

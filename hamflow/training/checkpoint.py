@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ def write_checkpoint(path: str | Path, state: dict[str, Any], settings: dict[str
         torch.save({"format": _FORMAT, "settings": settings, "state": state}, file)
 
 
-def read_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The state written under the same ``settings``, or None where no file is. Loading executes no code.
+def read_checkpoint(path: str | Path, settings: dict[str, Any], free: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The state written under the same ``settings`` but for ``free`` ones, None where no file is; no code is executed.
 
     Raises:
         CheckpointError: the file is damaged, of another version, or belongs to other settings.
@@ -36,7 +37,7 @@ def read_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict[str, Any
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"checkpoint {file} is not of the format {_FORMAT}")
     saved = content["settings"]
-    changed = [name for name in settings if saved.get(name) != settings[name]]
+    changed = [name for name in settings if name not in free and saved.get(name) != settings[name]]
     if changed:
         name = changed[0]
         raise CheckpointError(

@@ -84,7 +84,8 @@ def fit(
         clip: the largest gradient norm.
         seed: for the split, the batches and the model's own noise.
         progress: whether to show a progress bar.
-        checkpoint: a file for the state of the run, which goes on from there: with these settings, rows and ``config``.
+        checkpoint: a file for the state of the run, which goes on from there: with these settings, rows and ``config``,
+            but for ``epochs``, of which there may be more now unless the schedule is the cosine.
 
     Raises:
         InputError: an argument is out of range.
@@ -167,7 +168,9 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def train(self, progress: bool) -> History:
-        state = None if self.path is None else read_checkpoint(self.path, self.settings)
+        # Only the cosine schedule depends on where it is to end.
+        free = () if self.settings["schedule"] == "cosine" else ("epochs",)
+        state = None if self.path is None else read_checkpoint(self.path, self.settings, free)
         if state is None:
             self._start()
         else:
@@ -178,18 +181,18 @@ class _Run:
             dynamic_ncols=True,
         )  # fmt: skip
         with bar:
-            while self.epoch < self.settings["epochs"] and not self._out_of_patience():
-                try:
+            try:
+                while self.epoch < self.settings["epochs"] and not self._out_of_patience():
                     self._one_epoch(bar)
-                except KeyboardInterrupt:
-                    # The epoch is lost, not the run.
-                    self._go_back()
-                    if self.path is not None:
+                    self.history.seconds = time.process_time() - started
+                    if self.path is not None and time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
                         self._save()
-                    raise
-                self.history.seconds = time.process_time() - started
-                if self.path is not None and time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
+            except KeyboardInterrupt:
+                # The epoch is lost, not the run.
+                self._go_back()
+                if self.path is not None:
                     self._save()
+                raise
         if self.path is not None:
             self._save()
         if self.held_out is not None:
@@ -284,6 +287,15 @@ class _Run:
         self.good = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
         device = self.rows.device
         self.random = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._take_down()
+
+    def _take_down(self) -> None:
+        # In one assignment: an interrupt finds the state of one epoch or of the next, never of both.
+        self.state: dict[str, Any] = {
+            "good": self.good, "best": self.best, "best_loss": self.best_loss, "history": asdict(self.history),
+            "epoch": self.epoch, "scale": self.scale, "returns": self.returns, "since_halving": self.since_halving,
+            "random": self.random[0], "random_cuda": self.random[1],
+        }  # fmt: skip
 
     def _go_back(self) -> None:
         model_state, optimizer_state = self.good
@@ -296,6 +308,7 @@ class _Run:
         self._go_back()
         note = f"epoch {self.epoch + 1}: the loss was not finite; back to the last good weights, learning rate halved"
         self.history.notes.append(note)
+        self._take_down()
         if not bar.disable:
             bar.write(note, file=sys.stderr)
         if self.returns > _MAX_RETURNS:
@@ -311,12 +324,8 @@ class _Run:
 
     def _save(self) -> None:
         assert self.path is not None
-        state = {
-            "good": self.good, "best": self.best, "best_loss": self.best_loss, "history": asdict(self.history),
-            "epoch": self.epoch, "scale": self.scale, "returns": self.returns, "since_halving": self.since_halving,
-            "random": self.random[0], "random_cuda": self.random[1],
-        }  # fmt: skip
-        write_checkpoint(self.path, state, self.settings)
+        self.state["history"]["seconds"] = self.history.seconds
+        write_checkpoint(self.path, self.state, self.settings)
         self.saved_at = time.monotonic()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -331,6 +340,7 @@ class _Run:
         self.epoch, self.scale = state["epoch"], state["scale"]
         self.returns, self.since_halving = state["returns"], state["since_halving"]
         self.random = state["random"], state["random_cuda"]
+        self._take_down()
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.rows.device)
