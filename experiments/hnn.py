@@ -31,7 +31,7 @@ reports for its own metric.
 
 - hnn: hamflow's HNN with the derivatives of the data. It does not know the force law: T(p) + V(q), a network each, and
   for three bodies one learned function of the distance with learned masses.
-- hnn_states: from states alone. On mass_spring and pendulum its kinetic energy is quadratic with a learned mass and only
+- hnn_states: from states alone. On mass_spring and pendulum its kinetic energy is quadratic with a learned mass, and
   V(q) is a network: it does not know the force law, but more than hnn. hnn_states_separable is as free as hnn.
 - hnn_naive: hnn told that the states have no noise (mass_spring and pendulum).
 - hnn_published: the published network, a perceptron H(q, p) with two hidden layers of 200, trained by our loop with the
