@@ -24,6 +24,7 @@ HIGHER_IS_BETTER = {
     "sets_level_with_nsf",
     "sets_no_worse_than_gmm",
     "speedup_over_double_backward",
+    "better_than_kepler",
 }
 VERDICTS = ("short", "reached", "stretch reached")
 

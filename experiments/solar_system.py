@@ -41,7 +41,10 @@ heliocentric position at the start of 2020; _rms over the starts of 1991 to 2020
 planet's distance from the Sun. Relativity, the Moon, Pluto and the asteroids are in the ephemeris and in no model here:
 relativity alone turns Mercury's perihelion by 0.43 arcsec a year. Kepler orbits of the outer planets suffer from the
 Sun's own motion about the barycentre, which a two-body orbit takes for the planet's. force_law_error: rms over the
-planet's distances from the Sun of the learned force over Newton's, less 1.
+planet's distances from the Sun of the learned force over Newton's, less 1. Errors of pairs are medians over the seeds,
+with their range. better_than_kepler: share of the runs whose position_error_arcsec_rms is below Kepler's. A force that is off by a
+millionth turns Mercury by 300 arcsec in these 30 years (twice that share of the angle it goes round), as much as all
+the other planets do.
 """
 
 
@@ -131,8 +134,10 @@ def work(run: runner.Run) -> list[report.Row]:
     for unit, values in (("km", missed * AU_KM), ("arcsec", missed / true[:, which].norm(dim=-1) * ARCSEC)):
         by_year = [float(f"{value:.6g}") for value in values.tolist()]
         rms = float(values[1:].square().mean().sqrt())
-        rows.append({"metric": f"position_error_{unit}", "value": by_year[-1], "unit": unit, "by_year": by_year})
-        rows.append({"metric": f"position_error_{unit}_rms", "value": float(f"{rms:.6g}"), "unit": unit})
+        # Errors of different seeds differ by decades: a mean would be that of the worst.
+        head = {"unit": unit, "summary": "median"}
+        rows.append({"metric": f"position_error_{unit}", "value": by_year[-1], "by_year": by_year, **head})
+        rows.append({"metric": f"position_error_{unit}_rms", "value": float(f"{rms:.6g}"), **head})
     if run.model == "kepler":
         return rows
     roll, seconds = learned(run.model, run.seed, quick)
@@ -161,8 +166,28 @@ def _law(roll: BodyRoll, distances: torch.Tensor) -> report.Row:
         "metric": "force_law_error",
         "value": float(f"{error:.4g}"),
         "unit": "1",
+        "summary": "median",
         "by_distance": [float(f"{value:.8g}") for value in by_distance],
     }
+
+
+def beside_kepler(store: report.ResultStore) -> list[report.Row]:
+    """For each planet the share of the runs of a model whose forecast is nearer than Kepler's, over all years."""
+    rows = []
+    for planet in PLANETS:
+        kepler = store.values(planet, "kepler", "position_error_arcsec_rms")
+        for model in MODELS[:2]:
+            own = store.values(planet, model, "position_error_arcsec_rms")
+            if kepler and own:
+                better = [error < min(kepler.values()) for error in own.values()]
+                row = {
+                    "case": planet,
+                    "model": model,
+                    "metric": "better_than_kepler",
+                    "value": sum(better) / len(better),
+                }
+                rows.append({**row, "n": len(better), "unit": "share", "bar": 1.0})
+    return rows
 
 
 def draw(store: report.ResultStore, folder: Path) -> None:
@@ -231,6 +256,7 @@ def main() -> None:
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale({(run.case, run.model): run.configuration for run in runs})
     runner.execute(work, runs, store, options.jobs)
+    store.set_derived(beside_kepler(store))
     report.write_table(store, "The solar system", NOTES, PLANETS)
     draw(store, options.out)
     report.write_overview(options.out.parent)
