@@ -42,9 +42,9 @@ planet's distance from the Sun. Relativity, the Moon, Pluto and the asteroids ar
 relativity alone turns Mercury's perihelion by 0.43 arcsec a year. Kepler orbits of the outer planets suffer from the
 Sun's own motion about the barycentre, which a two-body orbit takes for the planet's. force_law_error: rms over the
 planet's distances from the Sun of the learned force over Newton's, less 1. Errors of pairs are medians over the seeds,
-with their range. better_than_kepler: share of the runs whose position_error_arcsec_rms is below Kepler's. A force that is off by a
-millionth turns Mercury by 300 arcsec in these 30 years (twice that share of the angle it goes round), as much as all
-the other planets do.
+with their range. better_than_kepler: share of the runs whose position_error_arcsec_rms is below Kepler's. A force that
+is off by a millionth turns Mercury by 300 arcsec in these 30 years (twice that share of the angle it goes round), as
+much as all the other planets do.
 """
 
 
