@@ -27,7 +27,7 @@ def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
     model: dict[str, Any]
     if dim == 2:
         model = {"n_steps": 8, "dt": 0.25, "width": 64, "particles": 8, "whiten": "diagonal", "encoder_width": 32}
-        model |= {"scheme": SCHEME}
+        model |= {"scheme": SCHEME, "components": None}
         if name == "nhf_one_component":
             model |= {"components": 1, "n_steps": 12, "width": 128, "particles": 16}
             return {"model": model, "evaluation_particles": 256}
@@ -35,7 +35,7 @@ def settings(name: str, case: str, dim: int, budget: int) -> dict[str, Any]:
             model |= {"n_steps": 4, "width": 32, "particles": 4, "lift": "spline"}
         return {"model": model, "evaluation_particles": 128}
     model = {"n_steps": 8, "dt": 0.1, "particles": 8, "whiten": "none", "encoder_width": 32}
-    model |= {"max_components": MAX_COMPONENTS, "scheme": SCHEME}
+    model |= {"components": None, "max_components": MAX_COMPONENTS, "scheme": SCHEME}
     if name == "nhf_hybrid":
         model |= {"n_steps": 4, "width": 16, "particles": 4, "lift": "spline", "lift_layers": 4}
         if dim > 60:

@@ -49,8 +49,7 @@ def choose_mixture(
     """The mixture with the best held-out likelihood, over its components, their tails and their regularisation.
 
     For each number of components the search walks on the grid of degrees of freedom and regularisation from the best
-    point so far to a better neighbour, until there is none; more components have to be better by a standard error. What
-    was chosen is then fitted to ``rows``.
+    point so far to a better neighbour, until there is none. What was chosen is then fitted to ``rows``.
 
     Args:
         rows: standardised rows to fit the chosen mixture to, (n, d).
@@ -90,7 +89,7 @@ def choose_mixture(
                 scores = _scores(pairs, starts, here)
                 bar.set_postfix(components=k)
                 bar.update()
-                if scores is not None and (best is None or _is_better(scores, best[2], clearly=k > best[0])):
+                if scores is not None and (best is None or scores.mean() > best[2].mean()):
                     best, point, gained = (k, here, scores), here, True
                     waiting = []
                 if not waiting and (gained or len(tried) == 1):
@@ -102,13 +101,6 @@ def choose_mixture(
     if found is None:
         raise FitError(f"no mixture of {components} components could be fitted to {len(rows)} rows")
     return found
-
-
-def _is_better(scores: Tensor, best: Tensor, *, clearly: bool) -> bool:
-    # More components have to be better by a standard error: the best of many candidates is in part luck.
-    gain = scores - best
-    margin = gain.std() / len(gain) ** 0.5 if clearly and len(gain) > 1 else 0.0
-    return bool(gain.mean() > margin)
 
 
 def _scores(pairs: Sequence[tuple[Tensor, Tensor]], starts: Sequence[Tensor], point: tuple[int, int]) -> Tensor | None:
