@@ -57,7 +57,7 @@ def build(name: str, case: str, dim: int, budget: int, seed: int) -> Any:
     if dim == 2:
         return hf.NHF(dim, seed=seed, **chosen)
     free = "lift_width" if "lift" in chosen else "width"
-    most = chosen.get("components", chosen["max_components"])
+    most = chosen["components"] or chosen["max_components"]
 
     def size(width: int) -> int:
         return count_parameters(hf.NHF(dim, **(chosen | {"components": most, free: width})))
