@@ -119,6 +119,21 @@ def test_rollout_goes_on_from_the_first_states(
     torch.testing.assert_close(found.states, expected.movedim(0, 1))
 
 
+def test_an_energy_that_is_not_separable_takes_no_scheme(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "a.npz"
+    assert call("fit", folder / "spring.npz", "--out", run, "--energy", "joint", *TINY) == 0
+    assert call("rollout", run, "--out", out, "--scheme", "yoshida6") == 2
+    assert "scheme = 'yoshida6', but the energy is not separable" in capsys.readouterr().err
+    for source, extra, name in (
+        (run, [], "implicit_midpoint"), (folder / "spring", [], "yoshida4"),
+        (folder / "spring", ["--scheme", "leapfrog"], "leapfrog"),
+    ):  # fmt: skip
+        assert call("rollout", source, "--out", out, "--overwrite", "-q", *extra) == 0
+        assert Trajectories.load(out).metadata["scheme"] == name
+
+
 def test_rollout_speaks_of_the_energy(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("rollout", folder / "stars", "--out", tmp_path / "a.npz", "--steps", 5) == 0
     assert "a trend needs 20 states" in capsys.readouterr().out

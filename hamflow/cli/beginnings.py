@@ -12,6 +12,7 @@ from torch import Tensor
 from hamflow.errors import InputError, check_positive
 from hamflow.models import HNN
 from hamflow.models.learning import with_momenta
+from hamflow.steps import Splitting, Step
 from hamflow.systems import Trajectories
 
 _MOST = 100  # initial states that a run remembers: its JSON stays small
@@ -96,9 +97,13 @@ class Beginnings:
             "system": "hnn",
             "units": dict(self.units),
             "periodic": list(self.periodic),
-            "scheme": scheme or model.config["scheme"],
+            "scheme": _name(model.step_of(scheme or model.config["scheme"])),
             "substeps": substeps,
             "dt": dt,
         }
         times = dt * torch.arange(n_steps + 1, dtype=torch.float64, device=q.device)
         return Trajectories(times=times, q=q, p=p, metadata=metadata)
+
+
+def _name(step: Step) -> str:
+    return step.scheme.name if isinstance(step, Splitting) else "implicit_midpoint"
