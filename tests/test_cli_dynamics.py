@@ -161,6 +161,23 @@ def test_velocities_stand_for_momenta(tmp_path: Path) -> None:
     assert path.metadata["units"]["p"] == "rad/s"
 
 
+@pytest.mark.parametrize("noise", [0.0, None])
+def test_positions_alone(noise: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = hf.systems.Pendulum().simulate(2, 40, 0.05)
+    facts = {name: value for name, value in data.metadata.items() if name != "noise" or noise is not None}
+    seen, run, path = tmp_path / "seen.npz", tmp_path / "run", tmp_path / "path.npz"
+    data.replace(p=None, v=None, metadata=facts).save(seen)
+    assert call("fit", seen, "--out", run, *TINY) == 0
+    for initial in ([], ["--initial", seen]):
+        assert call("rollout", run, "--out", path, "--overwrite", "-q", *initial) == 0
+        error = Trajectories.load(path).need("p")[:, 0] - data.need("v")[:, 0]
+        assert error.abs().max() < (2e-3 if noise == 0.0 else 0.5)  # a natural smoothing spline is straight at its ends
+    assert call("plot", run, "--out", tmp_path / "figure.png", "--data", seen) == 0
+    Trajectories.load(seen).between(0, 1).save(tmp_path / "one.npz")
+    assert call("rollout", run, "--out", tmp_path / "b.npz", "--initial", tmp_path / "one.npz", "--steps", 3) == 2
+    assert "p and v are missing, expected one of them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("run", ["spring", "stars"])
 @pytest.mark.parametrize("kind", ["auto", "energy", "prediction", "history"])
 def test_plot(kind: str, run: str, tmp_path: Path, folder: Path) -> None:

@@ -105,7 +105,7 @@ def learn(
         return _run_indices(PathObjective(model, sets, sigma, units, unseen), polishing, run)
     exact = plan.known and not bool(sigma.any())
     # Neither the given derivatives nor exact velocities beside noisy momenta: states alone.
-    sets = [_states_alone(part, exact=exact) for part in sets]
+    sets = [states_alone(part, exact=exact) for part in sets]
     method = [_method(part, exact=exact) for part in sets]
     smooth = [
         estimate_derivatives(part, method=how, smooth=bool(sigma.any())) for part, how in zip(sets, method, strict=True)
@@ -193,7 +193,8 @@ def with_momenta(data: Trajectories) -> Trajectories:
     return data if data.p is not None else data.replace(p=data.need("v"), p_dot=data.v_dot)
 
 
-def _states_alone(data: Trajectories, *, exact: bool) -> Trajectories:
+def states_alone(data: Trajectories, *, exact: bool) -> Trajectories:
+    """The trajectories with q and p alone: velocities stand for missing momenta, estimated ones where both are missing."""
     if data.p is not None:
         return data.replace(v=None, p_dot=None, v_dot=None)
     if data.v is not None:
