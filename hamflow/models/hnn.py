@@ -250,7 +250,7 @@ class HNN(nn.Module):
             check_choice("scheme", scheme, tuple(SCHEMES))
             if not isinstance(self.hamiltonian, SeparableHamiltonian):
                 raise InputError(
-                    f"scheme = {scheme!r}, but the energy is not separable and only the implicit midpoint rule steps it: "
+                    f"scheme = {scheme!r}, but the energy is not separable and takes the implicit midpoint rule: "
                     "leave scheme out; substeps makes it more accurate"
                 )
             step = self.step_of(scheme)

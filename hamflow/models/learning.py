@@ -194,7 +194,7 @@ def with_momenta(data: Trajectories) -> Trajectories:
 
 
 def states_alone(data: Trajectories, *, exact: bool) -> Trajectories:
-    """The trajectories with q and p alone: velocities stand for missing momenta, estimated ones where both are missing."""
+    """The trajectories with q and p alone; velocities stand for missing momenta, estimated ones where need be."""
     if data.p is not None:
         return data.replace(v=None, p_dot=None, v_dot=None)
     if data.v is not None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hamflow.errors import InputError, check_positive
@@ -188,11 +189,12 @@ class Trajectories:
         """Read what :meth:`save` wrote, or a file of the same layout that something else wrote.
 
         Raises:
-            InputError: the file is missing, not whole, or does not hold trajectories.
+            InputError: the file is missing, not whole, does not hold trajectories, or holds arrays that none of these
+                is called by: one of another name would be missed without a word.
         """
         arrays, metadata = read_trajectories(path)
         try:
-            return cls(**{name: torch.from_numpy(a) for name, a in arrays.items()}, metadata=metadata)
+            return cls(**arrays, metadata=metadata)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -207,7 +209,7 @@ class Trajectories:
 
 def _array(name: str, value: Any, device: torch.device | None) -> Tensor:
     try:
-        array = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        array = value if isinstance(value, Tensor) else torch.from_numpy(_native(np.asarray(value)))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} is a {type(value).__name__}, expected an array of numbers") from error
     if array.is_complex() or array.dtype == torch.bool:
@@ -215,6 +217,13 @@ def _array(name: str, value: Any, device: torch.device | None) -> Tensor:
     if not array.is_floating_point():
         array = array.double()
     return array.to(device)
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    # torch knows neither foreign byte orders nor long double nor steps backwards through memory.
+    if array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+        return np.require(array, np.float64, ["C", "W"])
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
 
 
 def _check_arrays(data: Trajectories) -> None:
