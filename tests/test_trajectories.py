@@ -117,6 +117,39 @@ def test_windows(length: int, stride: int, starts: list[int], own_times: bool) -
         assert torch.equal(windows.own_times()[k], data.own_times()[row, begin : begin + length])
 
 
+def turning(n_times: int = 60, dt: float = 0.1, *, velocities: bool = True, within: bool = True) -> Trajectories:
+    """A pendulum that goes round and round beside an arm's length, its angle within [-pi, pi) or counted on."""
+    t = dt * torch.arange(n_times).double()
+    q = torch.stack((torch.stack((t, 4 * t + t.sin()), -1), torch.stack((t, -4 * t + 3), -1)))
+    v = torch.stack((torch.stack((1 + 0 * t, 4 + t.cos()), -1), torch.stack((1 + 0 * t, -4 + 0 * t), -1)))
+    if within:
+        q[..., 1] = (q[..., 1] + np.pi) % (2 * np.pi) - np.pi
+    return Trajectories(times=t, q=q, v=v if velocities else None, metadata={"periodic": [1]})
+
+
+@pytest.mark.parametrize("velocities", [False, True])
+def test_angles_are_counted_on(velocities: bool) -> None:
+    data, expected = turning(velocities=velocities), turning(within=False)
+    found = data.unwrapped()
+    # The first angle says which turn is meant.
+    whole = (expected.q[:, :1] - found.q[:, :1]) / (2 * np.pi)
+    assert (whole - whole.round()).abs().max() < 1e-12
+    torch.testing.assert_close(found.q - found.q[:, :1], expected.q - expected.q[:, :1], rtol=0, atol=1e-12)
+    for counted in (found, expected):
+        assert counted.unwrapped() is counted
+    assert torch.equal(data.replace(metadata={}).unwrapped().q, data.q)
+
+
+def test_velocities_tell_which_way_an_angle_went() -> None:
+    """At 0.75 units of time the angle moves by up to 3.75, more than half a turn."""
+    expected = turning(dt=0.75, within=False).q
+    found = turning(dt=0.75).unwrapped().q
+    torch.testing.assert_close(found - found[:, :1], expected - expected[:, :1], rtol=0, atol=1e-12)
+    assert torch.equal(turning(dt=0.75, within=False).unwrapped().q, expected)
+    with pytest.raises(hf.InputError, match="trajectory 0 coordinate 1 moves by nearly half a turn from index 0 to 1"):
+        turning(dt=0.75, velocities=False).unwrapped()
+
+
 def test_replace_checks_again() -> None:
     assert some().replace(p=None).given == ("q", "v")
     with pytest.raises(hf.InputError, match="p has shape"):

@@ -52,10 +52,10 @@ def checked_sets(data: Any, *, dim: int) -> list[Trajectories]:
 
 
 def converted(data: Trajectories, *, device: torch.device, dtype: torch.dtype) -> Trajectories:
-    """The trajectories on a device and in a dtype, their times from 0 on and in the dtype that they had."""
+    """The trajectories on a device and in a dtype, angles counted on, times from 0 on and in their own dtype."""
     # Times far from zero, such as Julian days, would lose their gaps in float32.
     times = data.times - data.times[..., :1]
-    return data.replace(times=times).to(device=device, dtype=dtype).replace(times=times.to(device))
+    return data.unwrapped().replace(times=times).to(device=device, dtype=dtype).replace(times=times.to(device))
 
 
 class Plan(NamedTuple):

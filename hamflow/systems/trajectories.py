@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor
 from hamflow.errors import InputError, check_positive
 from hamflow.systems.storage import read_trajectories, write_trajectories
 
+#: Of half a turn: a longer step may have gone the other way round.
+_DOUBTFUL = 0.8
 #: The arrays of a set of trajectories beside its times, each (n, time, d).
 ARRAYS = ("q", "p", "v", "p_dot", "v_dot")
 
@@ -34,9 +37,10 @@ class Trajectories:
         v: velocities :math:`\dot q`, (n, time, d), [q / time].
         p_dot: :math:`\dot p`, (n, time, d), [p / time].
         v_dot: accelerations :math:`\ddot q`, (n, time, d).
-        metadata: what JSON can hold. ``"units"`` maps names of arrays and ``"time"`` to units; ``"periodic"`` lists the
-            indices of the coordinates that are angles; ``"system"``, ``"parameters"``, ``"noise"``, ``"seed"`` say
-            where simulated data came from.
+        metadata: what JSON can hold. ``"units"`` maps names of arrays and ``"time"`` to units;
+            ``"periodic"`` lists the indices of the coordinates that are angles, [rad], counted on or within one turn
+            (:meth:`unwrapped`); ``"system"``, ``"parameters"``, ``"noise"``, ``"seed"`` say where simulated data came
+            from.
 
     Raises:
         InputError: an array has the wrong shape or holds NaN, times do not increase, or the metadata is not understood.
@@ -166,6 +170,44 @@ class Trajectories:
             return x.unfold(1, length, stride).movedim(-1, 2).flatten(0, 1)
 
         return self._map(cut, own_times=True)
+
+    def unwrapped(self) -> Self:
+        r"""Angles that a file keeps within one turn, counted on along time: each step goes the near way round.
+
+        Of the coordinates in :attr:`periodic` whole turns are added, so that no step is further than half a turn from
+        the one that the velocities foretell, :math:`\tfrac{1}{2} (v_k + v_{k+1}) \Delta t`, or from none where they are
+        not given. Angles that are counted on already stay as they are; without velocities only where their steps are
+        shorter than half a turn.
+
+        Raises:
+            InputError: turns are missing, and a step is so near to half a turn that nobody can tell which way it went.
+
+        Example:
+            >>> import torch, hamflow as hf
+            >>> q = torch.tensor([2.0, 3.0, -2.3, -1.3]).reshape(1, 4, 1)
+            >>> data = hf.systems.Trajectories(times=torch.arange(4.0), q=q, metadata={"periodic": [0]})
+            >>> data.unwrapped().q.flatten()
+            tensor([2.0000, 3.0000, 3.9832, 4.9832])
+        """
+        angles = list(self.periodic)
+        steps = self.q[..., angles].double().diff(dim=1)
+        if self.v is not None:
+            v = self.v[..., angles].double()
+            steps = steps - (v[:, 1:] + v[:, :-1]) / 2 * self.own_times().double().diff(dim=1).unsqueeze(-1)
+        turns = -(steps / (2 * math.pi)).round()
+        turning = (turns != 0).any(1, keepdim=True)
+        if not turning.any():
+            return self
+        doubtful = (turning & ((steps + 2 * math.pi * turns).abs() > _DOUBTFUL * math.pi)).nonzero()
+        if len(doubtful):
+            row, time, angle = doubtful[0].tolist()
+            raise InputError(
+                f"q has angles within one turn, and in trajectory {row} coordinate {angles[angle]} moves by nearly "
+                f"half a turn from index {time} to {time + 1}, which may be either way: count turns or sample faster"
+            )
+        q = self.q.clone()
+        q[:, 1:, angles] += (2 * math.pi * turns.cumsum(1)).to(q)
+        return self.replace(q=q)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """All arrays on another device or in another dtype, as ``Tensor.to`` takes them."""
