@@ -102,7 +102,7 @@ def test_rollout_goes_on_from_the_first_states(
     assert call("rollout", folder / "spring", "--out", tmp_path / "a.npz") == 0
     printed = capsys.readouterr().out
     assert "3 trajectories of 26 states, 0.1 s apart" in printed
-    assert "per s; it changes by up to" in printed
+    assert "whether it drifts cannot be told from fewer than 4 periods, give more --steps" in printed
     found = Trajectories.load(tmp_path / "a.npz")
     expected = model.rollout(data.q[:, 0], data.need("p")[:, 0], n_steps=25, dt=data.dt)
     torch.testing.assert_close(found.states, expected.movedim(0, 1))
@@ -137,6 +137,9 @@ def test_an_energy_that_is_not_separable_takes_no_scheme(
 def test_rollout_speaks_of_the_energy(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("rollout", folder / "stars", "--out", tmp_path / "a.npz", "--steps", 5) == 0
     assert "a trend needs 20 states" in capsys.readouterr().out
+    assert call("rollout", folder / "spring", "--out", tmp_path / "c.npz", "--steps", 1000) == 0
+    printed = capsys.readouterr().out
+    assert "energy: no drift, slope " in printed and " per s; it changes by up to" in printed
     assert call("fit", folder / "spring.npz", "--out", tmp_path / "run", "--friction", *TINY) == 0
     assert call("rollout", tmp_path / "run", "--out", tmp_path / "b.npz") == 0
     assert "friction takes it, 0." in capsys.readouterr().out

@@ -234,6 +234,7 @@ class Trajectories:
             InputError: the file is missing, not whole, does not hold trajectories, or holds arrays that none of these
                 is called by: one of another name would be missed without a word.
         """
+        arrays: dict[str, Any]
         arrays, metadata = read_trajectories(path)
         try:
             return cls(**arrays, metadata=metadata)
