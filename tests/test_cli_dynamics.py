@@ -137,9 +137,12 @@ def test_an_energy_that_is_not_separable_takes_no_scheme(
 def test_rollout_speaks_of_the_energy(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("rollout", folder / "stars", "--out", tmp_path / "a.npz", "--steps", 5) == 0
     assert "a trend needs 20 states" in capsys.readouterr().out
-    assert call("rollout", folder / "spring", "--out", tmp_path / "c.npz", "--steps", 1000) == 0
-    printed = capsys.readouterr().out
-    assert "energy: no drift, slope " in printed and " per s; it changes by up to" in printed
+    data, swings = tmp_path / "pendulum.npz", tmp_path / "swings"
+    assert call("simulate", "pendulum", "--out", data, "--steps", 50, "--dt", 0.05, "--derivatives", "-q") == 0
+    assert call("fit", data, "--out", swings, *TINY, "--widths", "32,32", "--epochs", 100) == 0
+    for steps, verdict in ((39, "whether it drifts cannot be told from"), (200, "no drift, slope ")):
+        assert call("rollout", swings, "--out", tmp_path / f"{steps}.npz", "--steps", steps, "--dt", 0.05) == 0
+        assert verdict in capsys.readouterr().out
     assert call("fit", folder / "spring.npz", "--out", tmp_path / "run", "--friction", *TINY) == 0
     assert call("rollout", tmp_path / "run", "--out", tmp_path / "b.npz") == 0
     assert "friction takes it, 0." in capsys.readouterr().out
