@@ -234,10 +234,9 @@ class Trajectories:
             InputError: the file is missing, not whole, does not hold trajectories, or holds arrays that none of these
                 is called by: one of another name would be missed without a word.
         """
-        arrays: dict[str, Any]
         arrays, metadata = read_trajectories(path)
         try:
-            return cls(**arrays, metadata=metadata)
+            return cls(**{name: _array(name, array, None) for name, array in arrays.items()}, metadata=metadata)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
