@@ -102,7 +102,7 @@ def test_rollout_goes_on_from_the_first_states(
     assert call("rollout", folder / "spring", "--out", tmp_path / "a.npz") == 0
     printed = capsys.readouterr().out
     assert "3 trajectories of 26 states, 0.1 s apart" in printed
-    assert "per s; it changes by up to" in printed
+    assert "whether it drifts cannot be told from fewer than 4 periods, give more --steps" in printed
     found = Trajectories.load(tmp_path / "a.npz")
     expected = model.rollout(data.q[:, 0], data.need("p")[:, 0], n_steps=25, dt=data.dt)
     torch.testing.assert_close(found.states, expected.movedim(0, 1))
@@ -119,9 +119,30 @@ def test_rollout_goes_on_from_the_first_states(
     torch.testing.assert_close(found.states, expected.movedim(0, 1))
 
 
+def test_an_energy_that_is_not_separable_takes_no_scheme(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "a.npz"
+    assert call("fit", folder / "spring.npz", "--out", run, "--energy", "joint", *TINY) == 0
+    assert call("rollout", run, "--out", out, "--scheme", "yoshida6") == 2
+    assert "scheme = 'yoshida6', but the energy is not separable" in capsys.readouterr().err
+    for source, extra, name in (
+        (run, [], "implicit_midpoint"), (folder / "spring", [], "yoshida4"),
+        (folder / "spring", ["--scheme", "leapfrog"], "leapfrog"),
+    ):  # fmt: skip
+        assert call("rollout", source, "--out", out, "--overwrite", "-q", *extra) == 0
+        assert Trajectories.load(out).metadata["scheme"] == name
+
+
 def test_rollout_speaks_of_the_energy(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("rollout", folder / "stars", "--out", tmp_path / "a.npz", "--steps", 5) == 0
     assert "a trend needs 20 states" in capsys.readouterr().out
+    data, swings = tmp_path / "pendulum.npz", tmp_path / "swings"
+    assert call("simulate", "pendulum", "--out", data, "--steps", 50, "--dt", 0.05, "--derivatives", "-q") == 0
+    assert call("fit", data, "--out", swings, *TINY, "--widths", "32,32", "--epochs", 100) == 0
+    for steps, verdict in ((39, "whether it drifts cannot be told from"), (200, "no drift, slope ")):
+        assert call("rollout", swings, "--out", tmp_path / f"{steps}.npz", "--steps", steps, "--dt", 0.05) == 0
+        assert verdict in capsys.readouterr().out
     assert call("fit", folder / "spring.npz", "--out", tmp_path / "run", "--friction", *TINY) == 0
     assert call("rollout", tmp_path / "run", "--out", tmp_path / "b.npz") == 0
     assert "friction takes it, 0." in capsys.readouterr().out
@@ -144,6 +165,23 @@ def test_velocities_stand_for_momenta(tmp_path: Path) -> None:
     path = Trajectories.load(tmp_path / "path.npz")
     torch.testing.assert_close(path.need("p")[:, 0], data.need("v")[:, 0])
     assert path.metadata["units"]["p"] == "rad/s"
+
+
+@pytest.mark.parametrize("noise", [0.0, None])
+def test_positions_alone(noise: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = hf.systems.Pendulum().simulate(2, 40, 0.05)
+    facts = {name: value for name, value in data.metadata.items() if name != "noise" or noise is not None}
+    seen, run, path = tmp_path / "seen.npz", tmp_path / "run", tmp_path / "path.npz"
+    data.replace(p=None, v=None, metadata=facts).save(seen)
+    assert call("fit", seen, "--out", run, *TINY) == 0
+    for initial in ([], ["--initial", seen]):
+        assert call("rollout", run, "--out", path, "--overwrite", "-q", *initial) == 0
+        error = Trajectories.load(path).need("p")[:, 0] - data.need("v")[:, 0]
+        assert error.abs().max() < (2e-3 if noise == 0.0 else 0.5)  # a natural smoothing spline is straight at its ends
+    assert call("plot", run, "--out", tmp_path / "figure.png", "--data", seen) == 0
+    Trajectories.load(seen).between(0, 1).save(tmp_path / "one.npz")
+    assert call("rollout", run, "--out", tmp_path / "b.npz", "--initial", tmp_path / "one.npz", "--steps", 3) == 2
+    assert "p and v are missing, expected one of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["spring", "stars"])

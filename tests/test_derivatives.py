@@ -49,6 +49,20 @@ def test_known_functions(times: Tensor, method: str, inside: float, ends: float)
 
 
 @pytest.mark.parametrize("method", ["spline", "interpolation", "difference"])
+def test_an_angle_that_goes_round(method: str) -> None:
+    """Of a pendulum above the top, its angle kept within [-pi, pi); smoothed states and noise see no jumps either."""
+    full = hf.systems.Pendulum().simulate(initial=([0.0], [7.5]), n_steps=80, dt=0.05)
+    q = (full.q + np.pi) % (2 * np.pi) - np.pi
+    assert full.q.max() > 10 and full.need("v").min() > 1
+    counted = full.replace(p=None, v=None)
+    within = counted.replace(q=q)
+    found, expected = (estimate_derivatives(data, method=method) for data in (within, counted))
+    torch.testing.assert_close(found.need("v"), expected.need("v"), rtol=0, atol=1e-9)
+    assert (found.need("v") - full.need("v"))[:, 5:-5].abs().max() < 0.05
+    torch.testing.assert_close(estimate_noise(within)["q"], estimate_noise(counted)["q"], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["spline", "interpolation", "difference"])
 def test_straight_lines_and_rest_are_exact(method: str) -> None:
     q = torch.stack((3 * UNEVEN - 1, torch.full_like(UNEVEN, 0.1), 1e8 + 0 * UNEVEN), -1).unsqueeze(0)
     v = estimate_derivatives(Trajectories(times=UNEVEN, q=q), method=method).need("v")

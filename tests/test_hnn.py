@@ -658,3 +658,13 @@ def test_constant_coordinates_are_learned_as_such() -> None:
         assert max(float(dq[:, 1].abs().max()), float(dp[:, 1].abs().max())) < 0.1
         near = flat.q[:, 0] + torch.tensor([0.0, 0.05])
         assert model.hamiltonian.gradient(near, 0 * near)[0].abs().max() < 2, "no wall beside it"
+
+
+@pytest.mark.parametrize("learn_from", ["derivatives", "states"])
+def test_angles_within_one_turn_are_learned_as_if_counted_on(learn_from: str) -> None:
+    data = hf.systems.Pendulum().simulate(initial=([0.0], [7.5]), n_steps=40, dt=0.05, derivatives=True)
+    within = data.replace(q=(data.q + math.pi) % (2 * math.pi) - math.pi)
+    assert (within.q - data.q).abs().max() > 6
+    settings = {"learn_from": learn_from, "epochs": 6, "progress": False}
+    one, other = (hf.HNN(1, widths=(8,)).fit(part, **settings) for part in (data, within))  # type: ignore[arg-type]
+    torch.testing.assert_close(one.history.train, other.history.train, rtol=1e-6, atol=0)

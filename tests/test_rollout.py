@@ -121,5 +121,58 @@ def test_the_check_of_drift_is_the_diagnostic() -> None:
     step, q = hf.Splitting(oscillator()), torch.linspace(0.5, 2, 6, dtype=torch.float64).reshape(6, 1)
     with torch.no_grad():
         path = hf.rollout(step, q, 0 * q, n_steps=200, dt=0.5, substeps=5)
-    energies = oscillator()(*path.chunk(2, -1)).mean(1)
+    energies = oscillator()(*path.chunk(2, -1))
     assert hf.testing.check_drift(step, q, 0 * q, dt=0.1, n_steps=1000) == hf.energy_drift(energies, dt=0.5)
+
+
+def energies_of(system: hf.systems.System, scheme: hf.Scheme, n_steps: int, dt: float) -> torch.Tensor:
+    q, p = system.initial_states(100, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return system(*hf.rollout(hf.Splitting(system, scheme), q, p, n_steps=n_steps, dt=dt).chunk(2, -1))
+
+
+@pytest.mark.parametrize(
+    ("system", "scheme", "dt"),
+    [
+        (hf.systems.Pendulum(), hf.LEAPFROG, 0.05),
+        (hf.systems.Pendulum(), hf.SYMPLECTIC_EULER, 0.05),
+        (hf.systems.HenonHeiles(), hf.YOSHIDA4, 0.2),
+    ],
+)
+def test_symplectic_steps_do_not_drift(system: hf.systems.System, scheme: hf.Scheme, dt: float) -> None:
+    """Alone or in a batch, however long: 3 of 1000 may be significant, of 240 here that is 2 at most."""
+    energy = energies_of(system, scheme, 1000, dt)
+    false, told = 0, 0
+    for n in (20, 30, 40, 200, 300, 1000):
+        trends = [hf.energy_drift(energy[:n, k : k + m], dt) for k, m in [(k, 1) for k in range(35)] + [(0, 20)] * 5]
+        false += sum(trend.significant for trend in trends)
+        told += sum(trend.conclusive for trend in trends) if n >= 200 else 0
+    assert false <= 2 and told == 120
+
+
+def test_a_piece_of_an_oscillation_is_no_drift() -> None:
+    energy = energies_of(hf.systems.Pendulum(), hf.LEAPFROG, 39, 0.05)
+    trend = hf.energy_drift(energy, 0.05)
+    assert not trend.conclusive and not trend.significant and math.isfinite(trend.slope)
+    with pytest.raises(hf.InputError, match="n_steps = 150 holds fewer than 4 periods"):
+        pendulum = hf.systems.Pendulum()
+        hf.testing.check_drift(hf.Splitting(pendulum), *pendulum.initial_states(3), dt=0.01, n_steps=150)
+
+
+@pytest.mark.parametrize("n_steps", [300, 2000])
+@pytest.mark.parametrize("gamma", [0.001, 0.15])
+def test_friction_is_a_drift(gamma: float, n_steps: int) -> None:
+    """Alone or together, whether the energy has begun to fall or is long lost."""
+    pendulum = hf.systems.Pendulum()
+    q, p = pendulum.initial_states(8, torch.Generator().manual_seed(1))
+    step = hf.Damped(hf.Splitting(pendulum), gamma=gamma)
+    with torch.no_grad():
+        energy = pendulum(*hf.rollout(step, q, p, n_steps=n_steps, dt=0.05).chunk(2, -1))
+    for trend in [hf.energy_drift(energy, 0.05), *(hf.energy_drift(row, 0.05) for row in energy.T)]:
+        assert trend.significant and trend.slope < 0
+
+
+@pytest.mark.parametrize("n", [20, 100, 1000])
+def test_noise_is_a_trend_three_times_in_a_thousand(n: int) -> None:
+    noise = torch.randn(n, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert sum(hf.energy_drift(column, dt=0.1).significant for column in noise.T) <= 6

@@ -247,6 +247,14 @@ def test_seeds_and_noise() -> None:
     assert float((measured.v - clean.v).std()) == pytest.approx(0.1, abs=0.006)
 
 
+def test_noise_does_not_repeat_the_draws_of_the_states() -> None:
+    start = torch.randn(2, 400, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    settings = {"initial": tuple(start), "n_steps": 1, "seed": 5}
+    shake = Pendulum().simulate(noise=0.1, **settings).q - Pendulum().simulate(**settings).q
+    # Of independent draws the correlation is 0.035 in size.
+    assert abs(float(torch.corrcoef(torch.stack((start.flatten(), shake.flatten())))[0, 1])) < 0.2
+
+
 @pytest.mark.parametrize("system", [MassSpring(), Pendulum(), HenonHeiles()])
 def test_oscillators_start_at_radii_in_the_range(system: Any) -> None:
     q, p = system.initial_states(4000, torch.Generator().manual_seed(0), radius=(1.0, 3.0))

@@ -117,6 +117,39 @@ def test_windows(length: int, stride: int, starts: list[int], own_times: bool) -
         assert torch.equal(windows.own_times()[k], data.own_times()[row, begin : begin + length])
 
 
+def turning(n_times: int = 60, dt: float = 0.1, *, velocities: bool = True, within: bool = True) -> Trajectories:
+    """A pendulum that goes round and round beside an arm's length, its angle within [-pi, pi) or counted on."""
+    t = dt * torch.arange(n_times).double()
+    q = torch.stack((torch.stack((t, 4 * t + t.sin()), -1), torch.stack((t, -4 * t + 3), -1)))
+    v = torch.stack((torch.stack((1 + 0 * t, 4 + t.cos()), -1), torch.stack((1 + 0 * t, -4 + 0 * t), -1)))
+    if within:
+        q[..., 1] = (q[..., 1] + np.pi) % (2 * np.pi) - np.pi
+    return Trajectories(times=t, q=q, v=v if velocities else None, metadata={"periodic": [1]})
+
+
+@pytest.mark.parametrize("velocities", [False, True])
+def test_angles_are_counted_on(velocities: bool) -> None:
+    data, expected = turning(velocities=velocities), turning(within=False)
+    found = data.unwrapped()
+    # The first angle says which turn is meant.
+    whole = (expected.q[:, :1] - found.q[:, :1]) / (2 * np.pi)
+    assert (whole - whole.round()).abs().max() < 1e-12
+    torch.testing.assert_close(found.q - found.q[:, :1], expected.q - expected.q[:, :1], rtol=0, atol=1e-12)
+    for counted in (found, expected):
+        assert counted.unwrapped() is counted
+    assert torch.equal(data.replace(metadata={}).unwrapped().q, data.q)
+
+
+def test_velocities_tell_which_way_an_angle_went() -> None:
+    """At 0.75 units of time the angle moves by up to 3.75, more than half a turn."""
+    expected = turning(dt=0.75, within=False).q
+    found = turning(dt=0.75).unwrapped().q
+    torch.testing.assert_close(found - found[:, :1], expected - expected[:, :1], rtol=0, atol=1e-12)
+    assert torch.equal(turning(dt=0.75, within=False).unwrapped().q, expected)
+    with pytest.raises(hf.InputError, match="trajectory 0 coordinate 1 moves by nearly half a turn from index 0 to 1"):
+        turning(dt=0.75, velocities=False).unwrapped()
+
+
 def test_replace_checks_again() -> None:
     assert some().replace(p=None).given == ("q", "v")
     with pytest.raises(hf.InputError, match="p has shape"):
@@ -158,8 +191,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_table_of_someone_else(tmp_path: Path) -> None:
-    """No metadata, no trajectory column or trajectories in turns, other columns between."""
-    path = write(tmp_path / "a.csv", "time,q0,temperature,v0\n0,1,20,3\n1,2,20,4\n")
+    """No metadata, no trajectory column or trajectories in turns, columns in any order."""
+    path = write(tmp_path / "a.csv", "time,v0,q0\n0,3,1\n1,4,2\n")
     data = Trajectories.load(path)
     assert data.given == ("q", "v") and data.times.tolist() == [0, 1] and data.need("v").flatten().tolist() == [3, 4]
     path = write(tmp_path / "b.csv", "trajectory,time,q0\n7,0,1\n3,0,5\n7,1,2\n3,2,6\n")
@@ -226,6 +259,16 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "not_a_zip": (lambda d: write(d / "x.npz", "hello"), "not a whole NPZ file"),
     "not_hdf5": (lambda d: write(d / "x.h5", "hello"), "not a whole HDF5 file"),
     "no_time": (lambda d: write(d / "x.csv", "t,q0\n0,1\n"), "columns t, q0, expected one called time"),
+    "skipped": (lambda d: write(d / "x.csv", "time,q0,q2\n0,1,2\n"), "2 columns q0, q1, ..., but q1 is missing"),
+    "unknown": (
+        lambda d: write(d / "x.csv", "time,q0,velocity0\n0,1,2\n"),
+        "columns called velocity0, expected some of",
+    ),
+    "unknown_npz": (
+        lambda d: npz(d / "x.npz", times=T, q=Q, velocity=Q),
+        "arrays called velocity, expected some of times",
+    ),
+    "unknown_hdf5": (lambda d: hdf5(d / "x.h5", times=T, q=Q, velocity=Q), "arrays called velocity"),
     "uneven": (lambda d: write(d / "x.csv", "trajectory,time,q0\n0,0,1\n0,1,1\n1,0,1\n"), "of 1 to 2 states"),
     "words": (lambda d: write(d / "x.csv", "time,q0\n0,one\n"), "x.csv"),
     "csv_gap": (lambda d: write(d / "x.csv", "time,q0\n0,1\n1,\n"), "x.csv"),
@@ -245,6 +288,21 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "nowhere").write_text("a file")
     with pytest.raises(hf.InputError, match="nowhere"):
         some().save(tmp_path / "nowhere" / "x.npz")
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", "<f4", "longdouble", ">i4", "u2", "f2"])
+def test_numbers_of_other_machines(dtype: str, tmp_path: Path) -> None:
+    """Foreign byte orders, long double, whole numbers and reversed views are what they say."""
+    values = np.arange(6).reshape(1, 3, 2).astype(dtype)
+    expected = {">f4": torch.float32, "<f4": torch.float32, "f2": torch.float16}.get(dtype, torch.float64)
+    times = np.arange(3).astype(dtype)
+    for data in (
+        Trajectories.load(npz(tmp_path / "x.npz", times=times, q=values)),
+        Trajectories.load(hdf5(tmp_path / "x.h5", times=times, q=values)),
+        Trajectories(times=times, q=values[:, ::-1].copy()[:, ::-1]),
+    ):
+        assert data.q.dtype == data.times.dtype == expected
+        assert data.q.flatten().tolist() == [0, 1, 2, 3, 4, 5] and data.times.tolist() == [0, 1, 2]
 
 
 def test_a_loop_over_trajectories_ends() -> None:

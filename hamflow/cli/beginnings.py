@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hamflow.errors import InputError, check_positive
 from hamflow.models import HNN
-from hamflow.models.learning import with_momenta
+from hamflow.models.learning import plan, states_alone
+from hamflow.steps import Splitting, Step
 from hamflow.systems import Trajectories
 
 _MOST = 100  # initial states that a run remembers: its JSON stays small
@@ -38,9 +39,19 @@ class Beginnings:
     periodic: tuple[int, ...]
 
     @classmethod
-    def of(cls, data: Trajectories) -> Self:
-        """The beginnings of trajectories; momenta that are missing are filled in as :meth:`HNN.fit` does."""
-        states = with_momenta(data)
+    def of(cls, data: Trajectories, noise: float | Sequence[float] | str | None = None) -> Self:
+        """The beginnings of trajectories; momenta that are missing are filled in as :meth:`HNN.fit` does.
+
+        Raises:
+            InputError: momenta and velocities are missing, and a single state says nothing of them.
+        """
+        exact = False
+        if data.p is None and data.v is None:
+            if data.n_times < 2:
+                raise InputError("p and v are missing, expected one of them, or at least two states to see velocities")
+            known = plan([data], learn_from="states", noise=noise)
+            exact = known.known and not bool(known.noise.any())
+        states = states_alone(data, exact=exact)
         units = dict(data.metadata.get("units", {}))
         momentum = units.get("p" if data.p is not None else "v")
         units = {name: units[name] for name in ("time", "q") if name in units} | ({"p": momentum} if momentum else {})
@@ -96,9 +107,13 @@ class Beginnings:
             "system": "hnn",
             "units": dict(self.units),
             "periodic": list(self.periodic),
-            "scheme": scheme or model.config["scheme"],
+            "scheme": _name(model.step_of(scheme or model.config["scheme"])),
             "substeps": substeps,
             "dt": dt,
         }
         times = dt * torch.arange(n_steps + 1, dtype=torch.float64, device=q.device)
         return Trajectories(times=times, q=q, p=p, metadata=metadata)
+
+
+def _name(step: Step) -> str:
+    return step.scheme.name if isinstance(step, Splitting) else "implicit_midpoint"

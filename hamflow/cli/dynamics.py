@@ -14,7 +14,7 @@ import typer
 from hamflow.cli.beginnings import Beginnings
 from hamflow.cli.options import Overwrite, Quiet, Run, Scheme, Seed
 from hamflow.cli.runs import check_target, read_beginnings, read_dynamics
-from hamflow.diagnostics import energy_drift
+from hamflow.diagnostics import PERIODS, energy_drift
 from hamflow.errors import InputError, check_choice
 from hamflow.models import HNN
 from hamflow.systems import SYSTEMS, System, Trajectories
@@ -145,6 +145,9 @@ def _drift(model: HNN, path: Trajectories) -> str:
     if path.n_times < _FEWEST:
         return f"energy: it changes by up to {largest:.3g}; a trend needs {_FEWEST} states or more"
     trend = energy_drift(energies, path.metadata["dt"])
+    if not trend.conclusive:
+        few = f"fewer than {PERIODS} periods, give more --steps"
+        return f"energy: it changes by up to {largest:.3g}; whether it drifts cannot be told from {few}"
     verdict = "a drift" if trend.significant else "no drift"
     slope = f"{trend.slope:.1e} +- {trend.standard_error:.1e} per{_unit(path) or ' unit of time'}"
     return f"energy: {verdict}, slope {slope}; it changes by up to {largest:.3g}"

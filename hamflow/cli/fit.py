@@ -168,8 +168,10 @@ def _fit_dynamics(data: Path, out: Path, own: dict[str, Any], training: dict[str
     if "widths" in own:
         own["widths"] = _whole_numbers(own["widths"])
     model = HNN(paths.dim, seed=training["seed"], **own)
+    # Before the training: nothing that the file lacks may throw its result away.
+    beginnings = Beginnings.of(paths, learning.get("noise"))
     model.fit(paths, **learning, **training)
-    write_run(model, Beginnings.of(paths), out)
+    write_run(model, beginnings, out)
     if training["progress"]:
         given = ", ".join(paths.given)
         _report(model, f"{data}: {paths.n} trajectories of {paths.n_times} states with {given}")

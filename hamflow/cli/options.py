@@ -28,6 +28,9 @@ Header = Annotated[
     typer.Option("--header/--no-header", help="Whether a text file begins with names; found out without."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same result.")]
-Scheme = Annotated[str | None, typer.Option(help=f"The splitting scheme: {', '.join(SCHEMES)}.", show_default=False)]
+Scheme = Annotated[
+    str | None,
+    typer.Option(help=f"The splitting scheme, for separable energies: {', '.join(SCHEMES)}.", show_default=False),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

@@ -123,7 +123,8 @@ def _draw_dynamics(kind: Picture, model: HNN, run: Path, data: Path | None) -> A
     if kind == Picture.energy:
         return plots.plot_energy(path, model).figure
     assert data is not None
-    measured = Trajectories.load(data)
+    # A prediction counts its angles on.
+    measured = Trajectories.load(data).unwrapped()
     predicted = path.replace(times=path.times + measured.own_times()[:, :1])
     shown = min(model.dim, _MOST)
     figure, axes = plt.subplots(

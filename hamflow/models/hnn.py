@@ -237,17 +237,22 @@ class HNN(nn.Module):
             p: momenta at time 0.
             n_steps: the number of states after them.
             dt: the time between two states; negative runs backwards.
-            scheme: another splitting scheme than the model's.
+            scheme: another splitting scheme than the model's, where H is separable.
             substeps: steps of the integrator between two states.
             progress: whether to show a progress bar.
 
         Raises:
-            InputError: a shape or a number is wrong.
+            InputError: a shape or a number is wrong, or a scheme is given where H is not separable.
             RolloutError: a state is not finite; the error says when and which.
         """
         step = self.step
         if scheme is not None:
             check_choice("scheme", scheme, tuple(SCHEMES))
+            if not isinstance(self.hamiltonian, SeparableHamiltonian):
+                raise InputError(
+                    f"scheme = {scheme!r}, but the energy is not separable and takes the implicit midpoint rule: "
+                    "leave scheme out; substeps makes it more accurate"
+                )
             step = self.step_of(scheme)
             if isinstance(self.step, Damped):
                 step = Damped(step, 1.0)

@@ -52,10 +52,10 @@ def checked_sets(data: Any, *, dim: int) -> list[Trajectories]:
 
 
 def converted(data: Trajectories, *, device: torch.device, dtype: torch.dtype) -> Trajectories:
-    """The trajectories on a device and in a dtype, their times from 0 on and in the dtype that they had."""
+    """The trajectories on a device and in a dtype, angles counted on, times from 0 on and in their own dtype."""
     # Times far from zero, such as Julian days, would lose their gaps in float32.
     times = data.times - data.times[..., :1]
-    return data.replace(times=times).to(device=device, dtype=dtype).replace(times=times.to(device))
+    return data.unwrapped().replace(times=times).to(device=device, dtype=dtype).replace(times=times.to(device))
 
 
 class Plan(NamedTuple):
@@ -105,7 +105,7 @@ def learn(
         return _run_indices(PathObjective(model, sets, sigma, units, unseen), polishing, run)
     exact = plan.known and not bool(sigma.any())
     # Neither the given derivatives nor exact velocities beside noisy momenta: states alone.
-    sets = [_states_alone(part, exact=exact) for part in sets]
+    sets = [states_alone(part, exact=exact) for part in sets]
     method = [_method(part, exact=exact) for part in sets]
     smooth = [
         estimate_derivatives(part, method=how, smooth=bool(sigma.any())) for part, how in zip(sets, method, strict=True)
@@ -193,7 +193,8 @@ def with_momenta(data: Trajectories) -> Trajectories:
     return data if data.p is not None else data.replace(p=data.need("v"), p_dot=data.v_dot)
 
 
-def _states_alone(data: Trajectories, *, exact: bool) -> Trajectories:
+def states_alone(data: Trajectories, *, exact: bool) -> Trajectories:
+    """The trajectories with q and p alone; velocities stand for missing momenta, estimated ones where need be."""
     if data.p is not None:
         return data.replace(v=None, p_dot=None, v_dot=None)
     if data.v is not None:

@@ -51,6 +51,7 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
     check_choice("method", method, tuple(_FEWEST))
     if data.n_times < _FEWEST[method]:
         raise InputError(f"data has {data.n_times} times, expected at least {_FEWEST[method]} for method = {method!r}")
+    data = data.unwrapped()
     changes: dict[str, Tensor] = {}
     for name, derivative in (("q", "v"), ("p", "p_dot"), ("v", "v_dot")):
         states = getattr(data, name)

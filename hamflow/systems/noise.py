@@ -43,6 +43,7 @@ def estimate_noise(data: Trajectories) -> dict[str, Tensor]:
     """
     if data.n_times < 3:
         raise InputError(f"data has {data.n_times} times, expected at least 3 to estimate noise from")
+    data = data.unwrapped()
     times = data.own_times().double()
     found: dict[str, list[Tensor]] = {name: [] for name in ("q", "p", "v") if name in data.given}
     for order in _ORDERS:

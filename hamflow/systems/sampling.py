@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hamflow.errors import InputError, is_number
 
 Range = tuple[float, float]
+
+
+def apart(seed: int) -> torch.Generator:
+    """A generator whose draws have nothing to do with those of ``torch.Generator().manual_seed(seed)``."""
+    (child,) = np.random.SeedSequence(seed).spawn(1)
+    return torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0]))
 
 
 def uniform(name: str, limits: Any, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

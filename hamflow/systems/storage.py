@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def read_trajectories(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     """Read the arrays and the metadata of a file of trajectories.
 
     Raises:
-        InputError: the file is missing, not whole, or does not hold times and q.
+        InputError: the file is missing, not whole, does not hold times and q, or holds what has another name.
     """
     path = Path(path)
     suffix = check_suffix(path)
@@ -76,6 +76,14 @@ def check_suffix(path: Path) -> str:
     return path.suffix.lower()
 
 
+def _check_names(path: Path, what: str, found: Sequence[str], known: Sequence[str]) -> None:
+    # A name that is spelt in another way would be dropped without a word.
+    if unknown := [name for name in found if name not in known]:
+        numbered = "trajectory, time, q0, q1, ..., p0, v0, p_dot0, v_dot0, ..."
+        expected = numbered if what == "columns" else f"{', '.join(_NAMES)}, metadata"
+        raise InputError(f"{path} has {what} called {', '.join(unknown)}, expected some of {expected}")
+
+
 def _read_npz(path: Path) -> tuple[Arrays, str]:
     import zipfile
     import zlib
@@ -83,6 +91,7 @@ def _read_npz(path: Path) -> tuple[Arrays, str]:
     try:
         # An object array would have to be unpickled, which can run any code: it is refused.
         with np.load(path, allow_pickle=False) as archive:
+            _check_names(path, "arrays", archive.files, (*_NAMES, "metadata"))
             arrays = {name: archive[name] for name in _NAMES if name in archive.files}
             return arrays, str(archive["metadata"]) if "metadata" in archive.files else "{}"
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError) as error:
@@ -94,6 +103,7 @@ def _read_hdf5(path: Path) -> tuple[Arrays, str]:
 
     try:
         with h5py.File(path, "r") as file:
+            _check_names(path, "arrays", list(file), _NAMES)
             arrays = {name: np.asarray(file[name]) for name in _NAMES if name in file}
             return arrays, str(file.attrs.get("metadata", "{}"))
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -124,6 +134,12 @@ def _read_csv(path: Path) -> tuple[Arrays, str]:
     column = dict(zip(names, table.T, strict=True))
     if "time" not in column:
         raise InputError(f"{path} has the columns {', '.join(names)}, expected one called time")
+    dims = {name: sum(f"{name}{i}" in column for i in range(len(names))) for name in _NAMES[1:]}
+    for name, dim in dims.items():
+        if skipped := [f"{name}{i}" for i in range(dim) if f"{name}{i}" not in column]:
+            raise InputError(f"{path} has {dim} columns {name}0, {name}1, ..., but {', '.join(skipped)} is missing")
+    expected = ("trajectory", "time", *(f"{name}{i}" for name, dim in dims.items() for i in range(dim)))
+    _check_names(path, "columns", names, expected)
     which = column.get("trajectory", np.zeros(len(table)))
     labels, counts = np.unique(which, return_counts=True)
     if len(set(counts.tolist())) > 1:
@@ -134,10 +150,9 @@ def _read_csv(path: Path) -> tuple[Arrays, str]:
     order = np.argsort(which, kind="stable")
     shape = len(labels), int(counts[0])
     arrays: Arrays = {}
-    for name in _NAMES[1:]:
-        parts = [column[f"{name}{i}"] for i in range(len(names)) if f"{name}{i}" in column]
-        if parts:
-            arrays[name] = np.stack(parts, -1)[order].reshape(*shape, len(parts))
+    for name, dim in dims.items():
+        if dim:
+            arrays[name] = np.stack([column[f"{name}{i}"] for i in range(dim)], -1)[order].reshape(*shape, dim)
     times = column["time"][order].reshape(shape)
     return {"times": times[0] if (times == times[0]).all() else times, **arrays}, notes
 

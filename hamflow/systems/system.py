@@ -13,6 +13,7 @@ from hamflow.errors import InputError, check_choice, check_device, check_positiv
 from hamflow.steps.gauss import GaussLegendre
 from hamflow.steps.step import Step
 from hamflow.systems.refinement import integrate
+from hamflow.systems.sampling import apart
 from hamflow.systems.trajectories import Trajectories
 
 #: The arrays that noise is added to.
@@ -97,7 +98,8 @@ class System(Hamiltonian):
             noise: the standard deviation of the Gaussian noise that is added afterwards.
             noise_on: ``"states"`` adds it to q and p, ``"velocities"`` to v; all other arrays stay exact.
             derivatives: whether to add p_dot and v_dot, exact and without noise.
-            seed: of the initial states and the noise.
+            seed: of the initial states, and apart from them of the noise: states that ``initial`` draws from a
+                generator of the same seed have nothing to do with it.
             tolerance: how closely two refinements of a step agree, relative to the size of positions and momenta.
             dtype: of the result.
             device: where to compute.
@@ -124,9 +126,8 @@ class System(Hamiltonian):
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise InputError(f"dtype = {dtype!r}, expected a floating dtype")
         target = check_device("cpu" if device is None else device)
-        generator = torch.Generator().manual_seed(seed)
         if initial is None:
-            start = self.initial_states(n_trajectories, generator)
+            start = self.initial_states(n_trajectories, torch.Generator().manual_seed(seed))
         else:
             start = self._check_initial(initial, n_trajectories)
         with torch.no_grad():
@@ -138,6 +139,7 @@ class System(Hamiltonian):
             if derivatives:
                 arrays |= {"p_dot": -self.gradient(q, p)[0], "v_dot": self.acceleration(q, p)}
             if noise:
+                generator = apart(seed)
                 for name in NOISY[noise_on]:
                     shake = torch.randn(q.shape, generator=generator, dtype=torch.float64)
                     arrays[name] = arrays[name] + noise * shake.to(target)

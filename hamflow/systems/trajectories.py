@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hamflow.errors import InputError, check_positive
 from hamflow.systems.storage import read_trajectories, write_trajectories
 
+#: Of half a turn: a longer step may have gone the other way round.
+_DOUBTFUL = 0.8
 #: The arrays of a set of trajectories beside its times, each (n, time, d).
 ARRAYS = ("q", "p", "v", "p_dot", "v_dot")
 
@@ -33,9 +37,10 @@ class Trajectories:
         v: velocities :math:`\dot q`, (n, time, d), [q / time].
         p_dot: :math:`\dot p`, (n, time, d), [p / time].
         v_dot: accelerations :math:`\ddot q`, (n, time, d).
-        metadata: what JSON can hold. ``"units"`` maps names of arrays and ``"time"`` to units; ``"periodic"`` lists the
-            indices of the coordinates that are angles; ``"system"``, ``"parameters"``, ``"noise"``, ``"seed"`` say
-            where simulated data came from.
+        metadata: what JSON can hold. ``"units"`` maps names of arrays and ``"time"`` to units;
+            ``"periodic"`` lists the indices of the coordinates that are angles, [rad], counted on or within one turn
+            (:meth:`unwrapped`); ``"system"``, ``"parameters"``, ``"noise"``, ``"seed"`` say where simulated data came
+            from.
 
     Raises:
         InputError: an array has the wrong shape or holds NaN, times do not increase, or the metadata is not understood.
@@ -166,6 +171,44 @@ class Trajectories:
 
         return self._map(cut, own_times=True)
 
+    def unwrapped(self) -> Self:
+        r"""Angles that a file keeps within one turn, counted on along time: each step goes the near way round.
+
+        Of the coordinates in :attr:`periodic` whole turns are added, so that no step is further than half a turn from
+        the one that the velocities foretell, :math:`\tfrac{1}{2} (v_k + v_{k+1}) \Delta t`, or from none where they are
+        not given. Angles that are counted on already stay as they are; without velocities only where their steps are
+        shorter than half a turn.
+
+        Raises:
+            InputError: turns are missing, and a step is so near to half a turn that nobody can tell which way it went.
+
+        Example:
+            >>> import torch, hamflow as hf
+            >>> q = torch.tensor([2.0, 3.0, -2.3, -1.3]).reshape(1, 4, 1)
+            >>> data = hf.systems.Trajectories(times=torch.arange(4.0), q=q, metadata={"periodic": [0]})
+            >>> data.unwrapped().q.flatten()
+            tensor([2.0000, 3.0000, 3.9832, 4.9832])
+        """
+        angles = list(self.periodic)
+        steps = self.q[..., angles].double().diff(dim=1)
+        if self.v is not None:
+            v = self.v[..., angles].double()
+            steps = steps - (v[:, 1:] + v[:, :-1]) / 2 * self.own_times().double().diff(dim=1).unsqueeze(-1)
+        turns = -(steps / (2 * math.pi)).round()
+        turning = (turns != 0).any(1, keepdim=True)
+        if not turning.any():
+            return self
+        doubtful = (turning & ((steps + 2 * math.pi * turns).abs() > _DOUBTFUL * math.pi)).nonzero()
+        if len(doubtful):
+            row, time, angle = doubtful[0].tolist()
+            raise InputError(
+                f"q has angles within one turn, and in trajectory {row} coordinate {angles[angle]} moves by nearly "
+                f"half a turn from index {time} to {time + 1}, which may be either way: count turns or sample faster"
+            )
+        q = self.q.clone()
+        q[:, 1:, angles] += (2 * math.pi * turns.cumsum(1)).to(q)
+        return self.replace(q=q)
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """All arrays on another device or in another dtype, as ``Tensor.to`` takes them."""
         return self._map(lambda x: x.to(*args, **kwargs), own_times=False)
@@ -188,11 +231,12 @@ class Trajectories:
         """Read what :meth:`save` wrote, or a file of the same layout that something else wrote.
 
         Raises:
-            InputError: the file is missing, not whole, or does not hold trajectories.
+            InputError: the file is missing, not whole, does not hold trajectories, or holds arrays that none of these
+                is called by: one of another name would be missed without a word.
         """
         arrays, metadata = read_trajectories(path)
         try:
-            return cls(**{name: torch.from_numpy(a) for name, a in arrays.items()}, metadata=metadata)
+            return cls(**{name: _array(name, array, None) for name, array in arrays.items()}, metadata=metadata)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -207,7 +251,7 @@ class Trajectories:
 
 def _array(name: str, value: Any, device: torch.device | None) -> Tensor:
     try:
-        array = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        array = value if isinstance(value, Tensor) else torch.from_numpy(_native(np.asarray(value)))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} is a {type(value).__name__}, expected an array of numbers") from error
     if array.is_complex() or array.dtype == torch.bool:
@@ -215,6 +259,13 @@ def _array(name: str, value: Any, device: torch.device | None) -> Tensor:
     if not array.is_floating_point():
         array = array.double()
     return array.to(device)
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    # torch knows neither foreign byte orders nor long double nor steps backwards through memory.
+    if array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+        return np.require(array, np.float64, ["C", "W"])
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
 
 
 def _check_arrays(data: Trajectories) -> None:

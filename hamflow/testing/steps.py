@@ -10,8 +10,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
-from hamflow.diagnostics import SIGNIFICANT, Trend, energy_drift
+from hamflow.diagnostics import PERIODS, SIGNIFICANT, Trend, energy_drift
 from hamflow.energies.hamiltonian import Energy, Hamiltonian
+from hamflow.errors import InputError
 from hamflow.rollout import rollout
 from hamflow.steps.step import Step
 from hamflow.testing.measures import (
@@ -219,8 +220,7 @@ def check_drift(
 ) -> Trend:
     """Check that the energy of a bounded autonomous system oscillates but does not drift, and return its trend.
 
-    The energy of every fifth state, averaged over the batch, must have no significant trend by
-    :func:`hamflow.energy_drift`.
+    The energy of every fifth state must have no significant trend by :func:`hamflow.energy_drift`.
 
     Args:
         step: the :class:`hamflow.Step`, in the dtype of the states.
@@ -232,7 +232,7 @@ def check_drift(
 
     Raises:
         AssertionError: the energy drifts.
-        InputError: there are too few steps to see a trend.
+        InputError: there are too few steps, or periods of the energy, to see a trend.
         RolloutError: a state is not finite.
 
     Example:
@@ -247,8 +247,10 @@ def check_drift(
     assert isinstance(energy, Hamiltonian), f"hamiltonian is a {type(energy).__name__}, expected a Hamiltonian"
     with torch.no_grad():
         path = rollout(step, q, p, n_steps=max(1, n_steps // _STRIDE), dt=_STRIDE * dt, substeps=_STRIDE)
-        values = energy(*path.chunk(2, -1)).reshape(len(path), -1).mean(1)
+        values = energy(*path.chunk(2, -1))
     trend = energy_drift(values, _STRIDE * dt)
+    if not trend.conclusive:
+        raise InputError(f"n_steps = {n_steps} holds fewer than {PERIODS} periods of the energy, expected more")
     require("slope of the energy", abs(trend.slope), SIGNIFICANT * trend.standard_error)
     return trend
 
