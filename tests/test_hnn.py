@@ -327,6 +327,59 @@ def test_friction_at_uneven_times_has_gradients() -> None:
         assert float(slope) == pytest.approx(float(more - end(gaps).sum()) / 2e-6, rel=1e-6)
 
 
+# Energies that depend on time.
+
+
+class Driven(hf.Hamiltonian):
+    """p^2 / 2 + k q^2 / 2 - f cos(2 t) q, k and f learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k, self.f = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, q: Tensor, p: Tensor, t: Any = 0.0) -> Tensor:
+        return (0.5 * p**2 + 0.5 * self.k * q**2 - self.f * torch.as_tensor(2.0 * t).to(q).cos() * q).sum(-1)
+
+
+def driven(noise: float) -> Trajectories:
+    """k = f = 1, by DOP853."""
+    times, generator = np.linspace(0, 6, 61), torch.Generator().manual_seed(0)
+    paths = []
+    for start in torch.randn(8, 2, generator=generator, dtype=F64).tolist():
+
+        def slope(t: float, z: Any) -> list[float]:
+            return [z[1], math.cos(2 * t) - z[0]]
+
+        paths.append(solve_ivp(slope, (0, 6), start, "DOP853", times, rtol=1e-11, atol=1e-11).y.T)
+    z = torch.tensor(np.stack(paths))
+    q, p = (z + noise * torch.randn(z.shape, generator=generator, dtype=F64)).chunk(2, -1)
+    force = torch.tensor(np.cos(2 * times)).reshape(1, -1, 1) - z[..., :1]
+    return Trajectories(times=times + 5, q=q, p=p, v=z[..., 1:], p_dot=force, metadata={"noise": noise})
+
+
+@pytest.mark.parametrize("learn_from", ["derivatives", "states"])
+@pytest.mark.parametrize(("noise", "bound"), [(0.0, 2e-3), (0.1, 0.1)])
+def test_an_energy_that_depends_on_time(learn_from: str, noise: float, bound: float) -> None:
+    data = driven(noise)
+    model = fit(data, Driven(), learn_from=learn_from, polish=40)
+    energy: Any = model.hamiltonian
+    assert energy.k.item() == pytest.approx(1.0, abs=bound) and energy.f.item() == pytest.approx(1.0, abs=bound)
+    path = model.rollout(data.q[:, 0], data.need("p")[:, 0], n_steps=60, dt=0.1).transpose(0, 1)
+    assert (path - data.states).square().mean().sqrt() < 0.01 + 2.5 * noise
+    last = 6 * torch.ones(8, 1, dtype=F64)
+    _, force = model.vector_field(data.q[:, -1], data.need("v")[:, -1], last)
+    assert (force - data.need("p_dot")[:, -1]).abs().max() < 5 * bound + 4 * noise
+
+
+def test_times_that_broadcast_over_rows_are_named() -> None:
+    class Wrong(Driven):
+        def forward(self, q: Tensor, p: Tensor, t: Any = 0.0) -> Tensor:
+            return super().forward(q, p) - self.f * torch.as_tensor(t) * q.sum(-1)
+
+    with pytest.raises(hf.InputError, match=r"energy returned shape \(2, 2\) .* expected \(2,\): a time broadcasts"):
+        fit(driven(0.0), Wrong())
+
+
 # Implicit steps.
 
 

@@ -92,6 +92,7 @@ def learn(
     settings: dict[str, Any],
 ) -> History:
     """Train the model's Hamiltonian; see :meth:`hamflow.HNN.fit`, which has checked the arguments."""
+    _check_energy(model, sets[0])
     given, sigma = sets[0].given, plan.noise.to(sets[0].q)
     run = {"progress": progress, "checkpoint": checkpoint} | settings
     if plan.source == "derivatives":
@@ -126,6 +127,19 @@ def learn(
     history.seconds += first.seconds
     history.notes = [f"start from derivatives: {note}" for note in first.notes] + history.notes
     return history
+
+
+def _check_energy(model: HNN, data: Trajectories) -> None:
+    # Sums hide a time that broadcasts against the wrong dimension: one energy a row, or nothing is learned right.
+    rows = data.q[0, :1].expand(2, -1)
+    times = data.own_times()[0, :1].to(rows).expand(2, 1)
+    with torch.no_grad():
+        shape = tuple(model.hamiltonian(rows, rows, times).shape)
+    if shape != (2,):
+        raise InputError(
+            f"energy returned shape {shape} for q and p of shape {tuple(rows.shape)} and times of shape (2, 1), "
+            "expected (2,): a time broadcasts against (*batch, d)"
+        )
 
 
 def _source(given: tuple[str, ...], learn_from: str) -> str:
@@ -209,12 +223,13 @@ def _method(data: Trajectories, *, exact: bool) -> str:
 
 
 def _rows(data: Trajectories) -> Tensor:
-    # (q, p, dq/dt, dp/dt) of every state, (n * time, 4 d).
-    return torch.cat((data.states, data.need("v"), data.need("p_dot")), dim=-1).flatten(0, 1)
+    # (q, p, dq/dt, dp/dt, t) of every state, (n * time, 4 d + 1).
+    times = data.own_times().to(data.q).unsqueeze(-1)
+    return torch.cat((data.states, data.need("v"), data.need("p_dot"), times), dim=-1).flatten(0, 1)
 
 
 def _units(model: HNN, rows: Tensor) -> Units:
-    q, p, v, force = rows.chunk(4, dim=-1)
+    q, p, v, force = rows[:, :-1].chunk(4, dim=-1)
     # About zero, not the mean: a field that is constant in the data still has to be learned in size.
     units = Units(sizes(v, centred=False), sizes(force, centred=False))
     if isinstance(model.step, Damped):

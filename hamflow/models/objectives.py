@@ -29,7 +29,9 @@ class Units:
 
 
 class DerivativeObjective(nn.Module):
-    r"""The mean squared misfit of the vector field, rows (q, p, dq/dt, dp/dt) side by side, (n, 4 d),
+    r"""The mean squared misfit of the vector field, rows (q, p, dq/dt, dp/dt, t) side by side,
+
+    (n, 4 d + 1),
 
     .. math:: \tfrac{1}{2d} \bigl( |\dot q - \partial_p H|^2 / s_v^2
               + |\dot p + \partial_q H + \gamma p|^2 / s_f^2 \bigr).
@@ -40,14 +42,14 @@ class DerivativeObjective(nn.Module):
         self.model, self.units, self.config = model, units, model.config
 
     def loss(self, batch: Tensor) -> Tensor:
-        """The mean over rows (n, 4 d)."""
-        q, p, v, force = batch.chunk(4, dim=-1)
-        return misfit(self.model, q, p, v, force, self.units).mean()
+        """The mean over rows (n, 4 d + 1)."""
+        q, p, v, force = batch[..., :-1].chunk(4, dim=-1)
+        return misfit(self.model, q, p, v, force, batch[..., -1:], self.units).mean()
 
 
-def misfit(model: HNN, q: Tensor, p: Tensor, v: Tensor, force: Tensor, units: Units) -> Tensor:
-    """The squared misfit of the vector field in given units, all of shape (*batch, d) -> (*batch,)."""
-    dq, dp = model.vector_field(q, p)
+def misfit(model: HNN, q: Tensor, p: Tensor, v: Tensor, force: Tensor, t: Tensor, units: Units) -> Tensor:
+    """The squared misfit of the vector field in given units, (*batch, d) each and t (*batch, 1) -> (*batch,)."""
+    dq, dp = model.vector_field(q, p, t)
     return 0.5 * (((dq - v) / units.velocity) ** 2 + ((dp - force) / units.force) ** 2).mean(-1)
 
 
@@ -80,16 +82,19 @@ class PathObjective(nn.Module):
         # In units of the noise, so that one learning rate fits all.
         self.shift = nn.Parameter(torch.zeros_like(self.begin))
         self.path, self.slopes = _padded(paths), _padded(slopes)
+        self.times = _padded([part.own_times().to(noise).unsqueeze(-1) for part in sets])
         self.unseen = _padded([mask.to(noise) for mask in unseen])
         self.seen = _padded([1 - mask.to(noise) for mask in unseen])
-        self.config = model.config | {"data": fingerprint(torch.cat((self.begin + self.path, self.slopes), dim=-1))}
+        self.config = model.config | {
+            "data": fingerprint(torch.cat((self.begin + self.path, self.slopes, self.times), dim=-1))
+        }
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over trajectories, given by their indices (n, 1)."""
         i = batch[:, 0]
         q, p = self.states(i).chunk(2, dim=-1)
         v, force = self.slopes[i].chunk(2, dim=-1)
-        each = misfit(self.model, q, p, v, force, self.units)
+        each = misfit(self.model, q, p, v, force, self.times[i], self.units)
         if not self.training:
             return (each * self.unseen[i]).sum() / self.unseen[i].sum().clamp_min(1)
         weights = self.seen[i]
@@ -142,12 +147,13 @@ class WindowObjective(nn.Module):
         self.shift = None if noise is None else nn.Parameter(torch.zeros_like(start))
         times = windows.own_times()
         self.gaps, self.even = times.diff(dim=-1).to(q), even_gap(times)
+        self.times = times.to(q).unsqueeze(-1)
         counts = torch.cat((torch.ones_like(q), torch.full_like(q, float(windows.p is not None))), dim=-1)
         self.seen, self.unseen = (counts * mask.to(q).unsqueeze(-1) for mask in (~unseen, unseen))
         if noise is None:
             # The first state is given, so it says nothing.
             self.seen[:, 0] = self.unseen[:, 0] = 0.0
-        data = torch.cat((self.observed, times.to(q).unsqueeze(-1), self.unseen), dim=-1)
+        data = torch.cat((self.observed, self.times, self.unseen), dim=-1)
         self.config = model.config | {
             "data": fingerprint(data), "doubt": fingerprint(self.scale), "substeps": substeps
         }  # fmt: skip
@@ -170,7 +176,7 @@ class WindowObjective(nn.Module):
         states = [z]
         for k in range(self.gaps.shape[1]):
             gap = self.gaps[i, k].unsqueeze(-1) if self.even is None else self.even
-            q, p = self.model.step.iterate(q, p, 0.0, gap / self.substeps, self.substeps)
+            q, p = self.model.step.iterate(q, p, self.times[i, k], gap / self.substeps, self.substeps)
             states.append(torch.cat((q, p), dim=-1))
         return torch.stack(states, dim=1)
 
