@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hamflow.errors import InputError, check_choice, is_number
 from hamflow.models.mechanics import set_units, sizes
-from hamflow.models.objectives import DerivativeObjective, PathObjective, Units, WindowObjective
+from hamflow.models.objectives import PAUSE, DerivativeObjective, PathObjective, Units, WindowObjective
 from hamflow.steps import Damped
 from hamflow.systems import Trajectories, estimate_derivatives, estimate_noise
 from hamflow.training import History, fit, polish, split_rows
@@ -103,7 +103,8 @@ def learn(
             train, held_out = split_rows(rows, validation, settings["seed"])
             return _run(DerivativeObjective(model, units), train, held_out, polishing, run)
         unseen = _unseen(sets, validation, settings["seed"])
-        return _run_indices(PathObjective(model, sets, sigma, units, unseen), polishing, run)
+        objective = PathObjective(model, sets, sigma, units, unseen, velocities="p" not in given)
+        return _run_indices(objective, polishing, run)
     exact = plan.known and not bool(sigma.any())
     # Neither the given derivatives nor exact velocities beside noisy momenta: states alone.
     sets = [_states_alone(part, exact=exact) for part in sets]
@@ -119,11 +120,11 @@ def learn(
         start["checkpoint"] = Path(checkpoint).with_name(Path(checkpoint).name + ".start")
     train, held_out = split_rows(rows, validation, settings["seed"])
     first = _run(DerivativeObjective(model, units), train, held_out, 0, start)
-    objective = _windows(
+    windows = _windows(
         model, sets, smooth, sigma, momenta="p" in given or "v" in given, window=window, substeps=substeps,
         validation=validation, seed=settings["seed"],
     )  # fmt: skip
-    history = _run_indices(objective, polishing, run | {"epochs": max(1, settings["epochs"] - start["epochs"])})
+    history = _run_indices(windows, polishing, run | {"epochs": max(1, settings["epochs"] - start["epochs"])})
     history.seconds += first.seconds
     history.notes = [f"start from derivatives: {note}" for note in first.notes] + history.notes
     return history
@@ -281,17 +282,26 @@ def _windows(
         doubt = torch.where(shares > 0, shares, _DOUBT) * spread
     unseen = _unseen(sets, validation, seed, first=doubt is not None)
     # Some windows overlap where the length of a trajectory is no multiple of theirs: no state is left out.
-    starts = [_starts(part.n_times - 1, length) for part in sets]
+    usual = [part.own_times().diff(dim=-1).median(dim=-1).values for part in sets]
+    starts = [
+        _starts(part.n_times - 1, length, pauses=(part.own_times().diff(dim=-1) > PAUSE * gap.unsqueeze(-1)).any(0))
+        for part, gap in zip(sets, usual, strict=True)
+    ]
     cuts = [part.between(k, k + length + 1) for part, ks in zip(sets, starts, strict=True) for k in ks]
     begin = torch.cat([part.states[:, k] for part, ks in zip(smooth, starts, strict=True) for k in ks])
     judges = torch.cat([mask[:, k : k + length + 1] for mask, ks in zip(unseen, starts, strict=True) for k in ks])
     windows = _joined([part if momenta else part.replace(p=None) for part in cuts])
-    return WindowObjective(model, windows, begin, doubt, spread, substeps, judges)
+    often = torch.cat([gap.repeat(len(ks)) for gap, ks in zip(usual, starts, strict=True)])
+    return WindowObjective(model, windows, begin, doubt, spread, substeps, judges, often)
 
 
-def _starts(steps: int, length: int) -> list[int]:
+def _starts(steps: int, length: int, *, pauses: Tensor | None = None) -> list[int]:
     pieces = -(-steps // length)
-    return [round(k * (steps - length) / max(1, pieces - 1)) for k in range(pieces)]
+    starts = {round(k * (steps - length) / max(1, pieces - 1)) for k in range(pieces)}
+    if pauses is not None:
+        # What lies behind a pause begins anew.
+        starts |= {min(int(k) + 1, steps - length) for k in pauses.nonzero()[:, 0]}
+    return sorted(starts)
 
 
 def _joined(sets: list[Trajectories]) -> Trajectories:
