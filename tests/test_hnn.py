@@ -159,6 +159,78 @@ def test_noise_on_velocities_is_none_on_states() -> None:
     assert rates[0] == pytest.approx(6.0, rel=0.05) and abs(rates[0] - 6) < 0.5 * abs(rates[1] - 6)
 
 
+@pytest.mark.parametrize("noise", [(0.0, 0.3), (0.1, 0.3), (0.1, 0.0)])
+def test_velocities_as_noisy_as_momenta(noise: tuple[float, float]) -> None:
+    """Where they are both, neither the momentum nor the slope of q is the measured one; and exact halves stay."""
+    from hamflow.models.learning import _unseen, with_momenta
+    from hamflow.models.objectives import PathObjective, Units
+
+    clean = only(PENDULUM.simulate(5, 100, dt=0.1, derivatives=True), "q", "v", "v_dot")
+    shake = torch.randn(2, *clean.q.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+    data = clean.replace(q=clean.q + noise[0] * shake[0], v=clean.v + noise[1] * shake[1])  # type: ignore[operator]
+    part, one = with_momenta(data), torch.ones(1, dtype=F64)
+    model, sigma = hf.HNN(1, energy=PENDULUM).double(), torch.tensor(noise, dtype=F64)
+    objective = PathObjective(model, [part], sigma, Units(one, one), _unseen([part], 0.1, 0), velocities=True)
+    q, p = objective.states(torch.arange(5)).detach().chunk(2, -1)
+    for found, true, size in ((q, clean.q, noise[0]), (p, clean.need("v"), noise[1])):
+        assert (found - true).square().mean().sqrt() <= 0.12 * size
+    model = fit(data, spring(), noise=noise, epochs=2, standardise=False)
+    own = fit(clean, spring(), noise=0.0, epochs=2, standardise=False)
+    assert torch.allclose(stiffness(model), stiffness(own), rtol=0.02)
+
+
+def missing(noise: float) -> Trajectories:
+    """A spring of unit frequency, thirty frames of 0.05 left out, and behind a long pause some more."""
+    data = MassSpring().simulate(4, 3000, dt=0.05, derivatives=True, noise=noise)
+    keep = torch.cat([torch.arange(*part) for part in ((0, 100), (129, 230), (2950, 3001))])
+    return data.replace(times=data.times[keep], **{name: getattr(data, name)[:, keep] for name in data.given})
+
+
+@pytest.mark.parametrize(("noise", "bound"), [(0.0, 1e-3), (0.02, 0.015)])
+@pytest.mark.parametrize("learn_from", ["states", "derivatives"])
+def test_missing_frames(learn_from: str, noise: float, bound: float) -> None:
+    model = fit(missing(noise), spring(), learn_from=learn_from, scheme="leapfrog", window=10, polish=30)
+    assert stiffness(model) == pytest.approx([1.0, 1.0], abs=bound)
+
+
+def test_no_step_is_much_longer_than_the_others() -> None:
+    from hamflow.models.learning import _windows
+
+    data, energy = only(missing(0.0), "q", "p"), MassSpring()
+    steps = []
+    for scale in (1, 4):
+        objective = _windows(
+            hf.HNN(1, energy=energy).double(), [data], [data], torch.zeros(2, dtype=F64), momenta=True, window=10,
+            substeps=scale, validation=None, seed=0,
+        )  # fmt: skip
+        steps.append((objective.gaps / objective.steps).amax().item())
+        assert objective.steps.amin() == scale
+        # Behind the pause nothing counts, in front of it and from there on everything does.
+        with torch.no_grad():
+            error = objective.roll(torch.arange(len(objective.seen))) - objective.observed
+        assert (error * (objective.seen > 0)).abs().max() < 1e-5
+        assert error.abs().max() > 0.1
+        assert objective.seen.sum() >= 2 * (data.q.numel() - len(objective.seen))
+    assert steps[0] == pytest.approx(0.075, abs=5e-3) and steps[1] == pytest.approx(0.019, abs=2e-3)
+
+
+def test_paths_end_where_their_integral_is_off() -> None:
+    from hamflow.models.paths import paths
+
+    def lengths(data: Trajectories, noise: float) -> list[int]:
+        masks = [torch.zeros(data.n, data.n_times, dtype=torch.bool)]
+        found = paths([data], torch.full((2,), noise, dtype=F64), masks, velocities=False)
+        return found.seen.sum(1).int().tolist()  # type: ignore[no-any-return]
+
+    dense, rare = (MassSpring().simulate(3, 60, dt=dt, derivatives=True) for dt in (0.05, 1.5))
+    assert lengths(dense, 0.1) == [61] * 3
+    assert lengths(rare, 1e-5) == [1] * 183
+    assert sum(lengths(missing(0.0)[:1], 0.02)) == 252 and max(lengths(missing(0.0)[:1], 0.02)) < 110
+    # With so little noise no inference is better than a bad one.
+    noisy = MassSpring().simulate(10, 40, dt=1.5, derivatives=True, noise=1e-5)
+    assert stiffness(fit(noisy, spring(), polish=40)) == pytest.approx([1.0, 1.0], abs=1e-5)
+
+
 def test_noise_of_each_and_from_the_data() -> None:
     data = HenonHeiles().simulate(4, 20, dt=0.2, noise=0.1).replace(v=None, metadata={})
     found = estimate_noise(data)
@@ -245,22 +317,38 @@ def test_every_state_is_in_a_window(n_times: int) -> None:
     assert covered == set(range(n_times)) and len(starts) == math.ceil((n_times - 1) / 10)
 
 
-def test_held_out_states_do_not_train() -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("learn_from", ["states", "derivatives"])
+def test_held_out_states_do_not_train(learn_from: str, noise: float) -> None:
     """Wherever they are, they change the validation loss and not the training loss (at the same start)."""
-    from hamflow.models.learning import _unseen, _windows
+    from hamflow.models.learning import _starts, _unseen, _windows
+    from hamflow.models.objectives import PathObjective, Units
 
-    data = only(SPRING.simulate(3, 25, dt=0.1), "q", "p")
+    data = SPRING.simulate(3, 25, dt=0.1, derivatives=True)
     model = hf.HNN(1, energy=spring()).double()
-    (unseen,) = _unseen([data], 0.2, 0)
-    assert int(unseen.sum()) == round(0.2 * unseen.numel())
+    exact = learn_from == "states" and not noise
+    (unseen,) = _unseen([data], 0.2, 0, given=[_starts(25, 10)] if exact else None)
+    assert int(unseen.sum()) == round(0.2 * (unseen.numel() - 9 * exact))
     spoiled = data.replace(q=torch.where(unseen.unsqueeze(-1), data.q + 1, data.q))
+    sigma, one = torch.full((2,), noise, dtype=F64), torch.ones(1, dtype=F64)
+    if learn_from == "derivatives":
+        # The whole of it, but for units, which are those of all states.
+        settings: dict[str, Any] = {"standardise": False, "validation": 0.2, "noise": noise, "epochs": 5}
+        runs = [fit(part, spring(), **settings).history for part in (data, spoiled)]
+        assert runs[0].train == runs[1].train and runs[1].start > runs[0].start + 0.1
+        if not noise:
+            return
     losses = []
     for part in (data, spoiled):
-        objective = _windows(
-            model, [part], [data], torch.full((2,), 0.1, dtype=F64), momenta=True, window=10, substeps=1,
-            validation=0.2, seed=0,
-        )  # fmt: skip
-        objective.scale = torch.ones(2, dtype=F64)
+        objective: Any
+        if learn_from == "states":
+            objective = _windows(
+                model, [part], [part if exact else data], sigma, momenta=True, window=10, substeps=1, validation=0.2,
+                seed=0,
+            )  # fmt: skip
+            objective.scale = torch.ones(2, dtype=F64)
+        else:
+            objective = PathObjective(model, [part], sigma, Units(one, one), [unseen])
         rows = torch.arange(len(objective.seen)).unsqueeze(-1)
         losses.append((objective.train().loss(rows).item(), objective.eval().loss(rows).item()))
     assert losses[0][0] == losses[1][0] and losses[1][1] > losses[0][1] + 0.1

@@ -243,14 +243,20 @@ def _units(model: HNN, rows: Tensor) -> Units:
     return units
 
 
-def _unseen(sets: list[Trajectories], share: float | None, seed: int, *, first: bool = True) -> list[Tensor]:
-    # Which states judge instead of training, booleans (n, time), at least one; ``first`` states can be left out. They
-    # lie inside the very paths whose beginnings are inferred.
+def _unseen(
+    sets: list[Trajectories], share: float | None, seed: int, *, given: list[list[int]] | None = None
+) -> list[Tensor]:
+    # Which states judge instead of training, booleans (n, time), at least one; not those where windows begin that are
+    # ``given``. They lie inside the very paths whose beginnings are inferred.
     masks = [torch.zeros(part.n, part.n_times, dtype=torch.bool) for part in sets]
     if share is None:
         return [mask.to(part.q.device) for mask, part in zip(masks, sets, strict=True)]
     flat = torch.cat([mask.flatten() for mask in masks])
-    allowed = torch.cat([(torch.arange(part.n_times) >= (not first)).repeat(part.n) for part in sets]).nonzero()[:, 0]
+    begins = [
+        torch.isin(torch.arange(part.n_times), torch.tensor(ks))
+        for part, ks in zip(sets, given or [[]] * len(sets), strict=True)
+    ]
+    allowed = torch.cat([(~begin).repeat(part.n) for part, begin in zip(sets, begins, strict=True)]).nonzero()[:, 0]
     picked, _ = split_rows(allowed, share, seed)
     flat[allowed] = True
     flat[picked] = False
@@ -280,13 +286,15 @@ def _windows(
             share = shares[: model.dim].mean()
             shares = torch.cat((shares[: model.dim], share.expand(model.dim)))
         doubt = torch.where(shares > 0, shares, _DOUBT) * spread
-    unseen = _unseen(sets, validation, seed, first=doubt is not None)
     # Some windows overlap where the length of a trajectory is no multiple of theirs: no state is left out.
     usual = [part.own_times().diff(dim=-1).median(dim=-1).values for part in sets]
     starts = [
         _starts(part.n_times - 1, length, pauses=(part.own_times().diff(dim=-1) > PAUSE * gap.unsqueeze(-1)).any(0))
         for part, gap in zip(sets, usual, strict=True)
     ]
+    # A given first state trains. In windows of one step all but the last are first ones: they judge as second ones.
+    given = None if doubt is not None else starts if length > 1 else [[0]] * len(sets)
+    unseen = _unseen(sets, validation, seed, given=given)
     cuts = [part.between(k, k + length + 1) for part, ks in zip(sets, starts, strict=True) for k in ks]
     begin = torch.cat([part.states[:, k] for part, ks in zip(smooth, starts, strict=True) for k in ks])
     judges = torch.cat([mask[:, k : k + length + 1] for mask, ks in zip(unseen, starts, strict=True) for k in ks])
