@@ -89,6 +89,12 @@ def test_noise_is_smoothed(times: Tensor) -> None:
     assert torch.equal(estimate_derivatives(noisy).q, noisy.q)
 
 
+def test_smoothed_states_do_not_declare_their_noise() -> None:
+    noisy = sine(EVEN, noise=0.1).replace(metadata={"noise": 0.1, "noise_on": "states", "seed": 3})
+    assert estimate_derivatives(noisy, smooth=True).metadata == {"seed": 3}
+    assert estimate_derivatives(noisy).metadata == noisy.metadata
+
+
 def test_smoothing_does_not_fall_for_noise() -> None:
     """Plain cross-validation interpolates some of such short series, with errors of the slope above 1."""
     times = torch.linspace(0, 1.9, 20, dtype=F64)

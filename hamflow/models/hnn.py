@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
+from hamflow.energies.hamiltonian import Time
 from hamflow.errors import (
     InputError,
     check_choice,
@@ -128,9 +129,9 @@ class HNN(nn.Module):
         r""":math:`\gamma`, a number of dimension 1 / time; zero without friction."""
         return torch.as_tensor(self.step.damping).detach()
 
-    def vector_field(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The pair :math:`(\dot q, \dot p)`, q and p of shape (*batch, d), each (*batch, d)."""
-        dq, dp = self.hamiltonian.gradient(q, p)
+    def vector_field(self, q: Tensor, p: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
+        r"""The pair :math:`(\dot q, \dot p)` at time t, q and p of shape (*batch, d), each (*batch, d)."""
+        dq, dp = self.hamiltonian.gradient(q, p, t)
         return dp, -dq - self.step.damping * p if self.config["friction"] else -dq
 
     def energy(self, q: Any, p: Any) -> Tensor:
@@ -165,7 +166,8 @@ class HNN(nn.Module):
 
         Every call starts afresh from the model's seed; only a Hamiltonian of your own keeps its state. Where momenta
         are missing and velocities are there, these stand for them: right up to a factor where the mass matrix is a
-        number times the identity. Where both are missing they are inferred. Times count from the first state.
+        number times the identity. Where both are missing they are inferred. Times count from the first state of each
+        trajectory: an energy of your own that depends on time gets them as a tensor (*batch, 1).
 
         Args:
             data: the trajectories, or a list of them where their lengths differ.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hamflow.errors import InputError, check_choice, is_number
 from hamflow.models.mechanics import set_units, sizes
-from hamflow.models.objectives import DerivativeObjective, PathObjective, Units, WindowObjective
+from hamflow.models.objectives import PAUSE, DerivativeObjective, PathObjective, Units, WindowObjective
 from hamflow.steps import Damped
 from hamflow.systems import Trajectories, estimate_derivatives, estimate_noise
 from hamflow.training import History, fit, polish, split_rows
@@ -92,6 +92,7 @@ def learn(
     settings: dict[str, Any],
 ) -> History:
     """Train the model's Hamiltonian; see :meth:`hamflow.HNN.fit`, which has checked the arguments."""
+    _check_energy(model, sets[0])
     given, sigma = sets[0].given, plan.noise.to(sets[0].q)
     run = {"progress": progress, "checkpoint": checkpoint} | settings
     if plan.source == "derivatives":
@@ -102,7 +103,8 @@ def learn(
             train, held_out = split_rows(rows, validation, settings["seed"])
             return _run(DerivativeObjective(model, units), train, held_out, polishing, run)
         unseen = _unseen(sets, validation, settings["seed"])
-        return _run_indices(PathObjective(model, sets, sigma, units, unseen), polishing, run)
+        objective = PathObjective(model, sets, sigma, units, unseen, velocities="p" not in given)
+        return _run_indices(objective, polishing, run)
     exact = plan.known and not bool(sigma.any())
     # Neither the given derivatives nor exact velocities beside noisy momenta: states alone.
     sets = [states_alone(part, exact=exact) for part in sets]
@@ -118,14 +120,27 @@ def learn(
         start["checkpoint"] = Path(checkpoint).with_name(Path(checkpoint).name + ".start")
     train, held_out = split_rows(rows, validation, settings["seed"])
     first = _run(DerivativeObjective(model, units), train, held_out, 0, start)
-    objective = _windows(
+    windows = _windows(
         model, sets, smooth, sigma, momenta="p" in given or "v" in given, window=window, substeps=substeps,
         validation=validation, seed=settings["seed"],
     )  # fmt: skip
-    history = _run_indices(objective, polishing, run | {"epochs": max(1, settings["epochs"] - start["epochs"])})
+    history = _run_indices(windows, polishing, run | {"epochs": max(1, settings["epochs"] - start["epochs"])})
     history.seconds += first.seconds
     history.notes = [f"start from derivatives: {note}" for note in first.notes] + history.notes
     return history
+
+
+def _check_energy(model: HNN, data: Trajectories) -> None:
+    # Sums hide a time that broadcasts against the wrong dimension: one energy a row, or nothing is learned right.
+    rows = data.q[0, :1].expand(2, -1)
+    times = data.own_times()[0, :1].to(rows).expand(2, 1)
+    with torch.no_grad():
+        shape = tuple(model.hamiltonian(rows, rows, times).shape)
+    if shape != (2,):
+        raise InputError(
+            f"energy returned shape {shape} for q and p of shape {tuple(rows.shape)} and times of shape (2, 1), "
+            "expected (2,): a time broadcasts against (*batch, d)"
+        )
 
 
 def _source(given: tuple[str, ...], learn_from: str) -> str:
@@ -210,12 +225,13 @@ def _method(data: Trajectories, *, exact: bool) -> str:
 
 
 def _rows(data: Trajectories) -> Tensor:
-    # (q, p, dq/dt, dp/dt) of every state, (n * time, 4 d).
-    return torch.cat((data.states, data.need("v"), data.need("p_dot")), dim=-1).flatten(0, 1)
+    # (q, p, dq/dt, dp/dt, t) of every state, (n * time, 4 d + 1).
+    times = data.own_times().to(data.q).unsqueeze(-1)
+    return torch.cat((data.states, data.need("v"), data.need("p_dot"), times), dim=-1).flatten(0, 1)
 
 
 def _units(model: HNN, rows: Tensor) -> Units:
-    q, p, v, force = rows.chunk(4, dim=-1)
+    q, p, v, force = rows[:, :-1].chunk(4, dim=-1)
     # About zero, not the mean: a field that is constant in the data still has to be learned in size.
     units = Units(sizes(v, centred=False), sizes(force, centred=False))
     if isinstance(model.step, Damped):
@@ -228,14 +244,20 @@ def _units(model: HNN, rows: Tensor) -> Units:
     return units
 
 
-def _unseen(sets: list[Trajectories], share: float | None, seed: int, *, first: bool = True) -> list[Tensor]:
-    # Which states judge instead of training, booleans (n, time), at least one; ``first`` states can be left out. They
-    # lie inside the very paths whose beginnings are inferred.
+def _unseen(
+    sets: list[Trajectories], share: float | None, seed: int, *, given: list[list[int]] | None = None
+) -> list[Tensor]:
+    # Which states judge instead of training, booleans (n, time), at least one; not those where windows begin that are
+    # ``given``. They lie inside the very paths whose beginnings are inferred.
     masks = [torch.zeros(part.n, part.n_times, dtype=torch.bool) for part in sets]
     if share is None:
         return [mask.to(part.q.device) for mask, part in zip(masks, sets, strict=True)]
     flat = torch.cat([mask.flatten() for mask in masks])
-    allowed = torch.cat([(torch.arange(part.n_times) >= (not first)).repeat(part.n) for part in sets]).nonzero()[:, 0]
+    begins = [
+        torch.isin(torch.arange(part.n_times), torch.tensor(ks))
+        for part, ks in zip(sets, given or [[]] * len(sets), strict=True)
+    ]
+    allowed = torch.cat([(~begin).repeat(part.n) for part, begin in zip(sets, begins, strict=True)]).nonzero()[:, 0]
     picked, _ = split_rows(allowed, share, seed)
     flat[allowed] = True
     flat[picked] = False
@@ -265,19 +287,30 @@ def _windows(
             share = shares[: model.dim].mean()
             shares = torch.cat((shares[: model.dim], share.expand(model.dim)))
         doubt = torch.where(shares > 0, shares, _DOUBT) * spread
-    unseen = _unseen(sets, validation, seed, first=doubt is not None)
     # Some windows overlap where the length of a trajectory is no multiple of theirs: no state is left out.
-    starts = [_starts(part.n_times - 1, length) for part in sets]
+    usual = [part.own_times().diff(dim=-1).median(dim=-1).values for part in sets]
+    starts = [
+        _starts(part.n_times - 1, length, pauses=(part.own_times().diff(dim=-1) > PAUSE * gap.unsqueeze(-1)).any(0))
+        for part, gap in zip(sets, usual, strict=True)
+    ]
+    # A given first state trains. In windows of one step all but the last are first ones: they judge as second ones.
+    given = None if doubt is not None else starts if length > 1 else [[0]] * len(sets)
+    unseen = _unseen(sets, validation, seed, given=given)
     cuts = [part.between(k, k + length + 1) for part, ks in zip(sets, starts, strict=True) for k in ks]
     begin = torch.cat([part.states[:, k] for part, ks in zip(smooth, starts, strict=True) for k in ks])
     judges = torch.cat([mask[:, k : k + length + 1] for mask, ks in zip(unseen, starts, strict=True) for k in ks])
     windows = _joined([part if momenta else part.replace(p=None) for part in cuts])
-    return WindowObjective(model, windows, begin, doubt, spread, substeps, judges)
+    often = torch.cat([gap.repeat(len(ks)) for gap, ks in zip(usual, starts, strict=True)])
+    return WindowObjective(model, windows, begin, doubt, spread, substeps, judges, often)
 
 
-def _starts(steps: int, length: int) -> list[int]:
+def _starts(steps: int, length: int, *, pauses: Tensor | None = None) -> list[int]:
     pieces = -(-steps // length)
-    return [round(k * (steps - length) / max(1, pieces - 1)) for k in range(pieces)]
+    starts = {round(k * (steps - length) / max(1, pieces - 1)) for k in range(pieces)}
+    if pauses is not None:
+        # What lies behind a pause begins anew.
+        starts |= {min(int(k) + 1, steps - length) for k in pauses.nonzero()[:, 0]}
+    return sorted(starts)
 
 
 def _joined(sets: list[Trajectories]) -> Trajectories:

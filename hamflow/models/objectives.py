@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hamflow.errors import SolveError
+from hamflow.models.paths import paths
 from hamflow.systems import Trajectories
 from hamflow.training import fingerprint
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 #: The relative error of a learned derivative that the inference of noisy states reckons with.
 _MODEL_ERROR = 0.05
+#: A gap in time of more than so many usual ones takes more steps than these, but for rounding.
+_LONG, _FUZZ = 1.5, 1e-4
+#: And one of more than so many is no missing frame, but a pause.
+PAUSE = 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Units:
 
 
 class DerivativeObjective(nn.Module):
-    r"""The mean squared misfit of the vector field, rows (q, p, dq/dt, dp/dt) side by side, (n, 4 d),
+    r"""The mean squared misfit of the vector field, rows (q, p, dq/dt, dp/dt, t) side by side,
+
+    (n, 4 d + 1),
 
     .. math:: \tfrac{1}{2d} \bigl( |\dot q - \partial_p H|^2 / s_v^2
               + |\dot p + \partial_q H + \gamma p|^2 / s_f^2 \bigr).
@@ -40,14 +46,14 @@ class DerivativeObjective(nn.Module):
         self.model, self.units, self.config = model, units, model.config
 
     def loss(self, batch: Tensor) -> Tensor:
-        """The mean over rows (n, 4 d)."""
-        q, p, v, force = batch.chunk(4, dim=-1)
-        return misfit(self.model, q, p, v, force, self.units).mean()
+        """The mean over rows (n, 4 d + 1)."""
+        q, p, v, force = batch[..., :-1].chunk(4, dim=-1)
+        return misfit(self.model, q, p, v, force, batch[..., -1:], self.units).mean()
 
 
-def misfit(model: HNN, q: Tensor, p: Tensor, v: Tensor, force: Tensor, units: Units) -> Tensor:
-    """The squared misfit of the vector field in given units, all of shape (*batch, d) -> (*batch,)."""
-    dq, dp = model.vector_field(q, p)
+def misfit(model: HNN, q: Tensor, p: Tensor, v: Tensor, force: Tensor, t: Tensor, units: Units) -> Tensor:
+    """The squared misfit of the vector field in given units, (*batch, d) each and t (*batch, 1) -> (*batch,)."""
+    dq, dp = model.vector_field(q, p, t)
     return 0.5 * (((dq - v) / units.velocity) ** 2 + ((dp - force) / units.force) ** 2).mean(-1)
 
 
@@ -58,7 +64,8 @@ class PathObjective(nn.Module):
 
     Derivatives at noisy states blur what they teach (errors in variables). The integral of the derivatives, by a cubic
     spline, has no such noise; its T distances from the measured states say where it begins, within
-    :math:`\sigma / \sqrt T`, and the fit of the vector field settles the rest.
+    :math:`\sigma / \sqrt T`, and the fit of the vector field settles the rest. What was measured without noise stands
+    as it is, and where the integral is off, over missing frames, another path begins: see :func:`paths`.
 
     Args:
         model: the model.
@@ -66,40 +73,51 @@ class PathObjective(nn.Module):
         noise: the standard deviation of each of (q, p), (2 d,).
         units: of the derivatives.
         unseen: for each set, which states judge instead of training, booleans (n, time).
+        velocities: whether v stands for p; its noise is then one of dq/dt too, and the inferred p takes its place.
     """
 
     no_weight_decay = True
 
-    def __init__(self, model: HNN, sets: list[Trajectories], noise: Tensor, units: Units, unseen: list[Tensor]) -> None:
+    def __init__(
+        self,
+        model: HNN,
+        sets: list[Trajectories],
+        noise: Tensor,
+        units: Units,
+        unseen: list[Tensor],
+        *,
+        velocities: bool = False,
+    ) -> None:
         super().__init__()
-        self.model, self.units, self.noise = model, units, noise
-        slopes = [torch.cat((part.need("v"), part.need("p_dot")), dim=-1) for part in sets]
-        paths = [integrate(part, slope) for part, slope in zip(sets, slopes, strict=True)]
-        distances = [(part.states - path).mean(1) for part, path in zip(sets, paths, strict=True)]
-        self.begin = torch.cat(distances).unsqueeze(1)
+        self.model, self.units, self.velocities = model, units, velocities
+        self.known = paths(sets, noise, unseen, velocities=velocities)
+        self.seen, self.unseen = self.known.seen, self.known.unseen
         # In units of the noise, so that one learning rate fits all.
-        self.shift = nn.Parameter(torch.zeros_like(self.begin))
-        self.path, self.slopes = _padded(paths), _padded(slopes)
-        self.unseen = _padded([mask.to(noise) for mask in unseen])
-        self.seen = _padded([1 - mask.to(noise) for mask in unseen])
-        self.config = model.config | {"data": fingerprint(torch.cat((self.begin + self.path, self.slopes), dim=-1))}
+        self.shift = nn.Parameter(torch.zeros_like(self.known.begin))
+        known = (self.known.begin + self.known.path, self.known.slopes, self.known.times, self.unseen.unsqueeze(-1))
+        self.config = model.config | {"data": fingerprint(torch.cat(known, dim=-1))}
 
     def loss(self, batch: Tensor) -> Tensor:
-        """The mean over trajectories, given by their indices (n, 1)."""
+        """The mean over paths, given by their indices (n, 1)."""
         i = batch[:, 0]
         q, p = self.states(i).chunk(2, dim=-1)
-        v, force = self.slopes[i].chunk(2, dim=-1)
-        each = misfit(self.model, q, p, v, force, self.units)
+        v, force = self.known.slopes[i].chunk(2, dim=-1)
+        each = misfit(self.model, q, p, p if self.velocities else v, force, self.known.times[i], self.units)
         if not self.training:
             return (each * self.unseen[i]).sum() / self.unseen[i].sum().clamp_min(1)
         weights = self.seen[i]
-        times = (self.seen[i] + self.unseen[i]).sum(1)
-        prior = (times * (self.shift[i] ** 2).mean((1, 2))).sum() / times.sum()
+        times = weights.sum(1)
+        prior = (times * (self.shift[i] ** 2).mean((1, 2))).sum() / times.sum().clamp_min(1)
         return (each * weights).sum() / weights.sum().clamp_min(1) + _MODEL_ERROR**2 * prior
 
     def states(self, i: Tensor) -> Tensor:
-        """The inferred states of the trajectories ``i``, (len(i), time, 2 d); shorter ones are padded."""
-        return self.begin[i] + self.noise * self.shift[i] + self.path[i]
+        """The inferred states of the paths ``i``, (len(i), time, 2 d); shorter ones are padded."""
+        moved = self.known.noise[i] * self.shift[i]
+        states = self.known.begin[i] + moved + self.known.path[i]
+        if not self.velocities:
+            return states
+        q, p = states.chunk(2, dim=-1)
+        return torch.cat((q + self.known.lever[i] * moved.chunk(2, dim=-1)[1], p), dim=-1)
 
 
 class WindowObjective(nn.Module):
@@ -118,6 +136,8 @@ class WindowObjective(nn.Module):
         spread: the unit of (q, p) without noise, (2 d,).
         substeps: steps between two states.
         unseen: which states judge instead of training, booleans (n, time).
+        usual: the usual time between two states, (n,); a gap of more than 1.5 of these takes more steps, and behind
+            one of more than 20 a window says nothing.
     """
 
     no_weight_decay = True
@@ -131,6 +151,7 @@ class WindowObjective(nn.Module):
         spread: Tensor,
         substeps: int,
         unseen: Tensor,
+        usual: Tensor,
     ) -> None:
         super().__init__()
         self.model, self.substeps = model, substeps
@@ -142,12 +163,20 @@ class WindowObjective(nn.Module):
         self.shift = None if noise is None else nn.Parameter(torch.zeros_like(start))
         times = windows.own_times()
         self.gaps, self.even = times.diff(dim=-1).to(q), even_gap(times)
+        self.times = times.to(q).unsqueeze(-1)
+        long = self.gaps / usual.to(q).unsqueeze(-1)
+        # One step across missing frames would be as much longer than the others, with another modified energy.
+        self.steps = (long * substeps / _LONG - _FUZZ).ceil().long().clamp_min(substeps)
+        pause = long > PAUSE
+        self.gaps, self.steps = self.gaps.masked_fill(pause, 0.0), self.steps.masked_fill(pause, substeps)
+        self.counts = [column.unique().tolist() for column in self.steps.unbind(1)]
+        reached = nn.functional.pad((~pause).cumprod(1), (1, 0), value=1).to(q).unsqueeze(-1)
         counts = torch.cat((torch.ones_like(q), torch.full_like(q, float(windows.p is not None))), dim=-1)
-        self.seen, self.unseen = (counts * mask.to(q).unsqueeze(-1) for mask in (~unseen, unseen))
+        self.seen, self.unseen = (counts * reached * mask.to(q).unsqueeze(-1) for mask in (~unseen, unseen))
         if noise is None:
             # The first state is given, so it says nothing.
             self.seen[:, 0] = self.unseen[:, 0] = 0.0
-        data = torch.cat((self.observed, times.to(q).unsqueeze(-1), self.unseen), dim=-1)
+        data = torch.cat((self.observed, self.times, self.unseen), dim=-1)
         self.config = model.config | {
             "data": fingerprint(data), "doubt": fingerprint(self.scale), "substeps": substeps
         }  # fmt: skip
@@ -169,10 +198,23 @@ class WindowObjective(nn.Module):
         q, p = z.chunk(2, dim=-1)
         states = [z]
         for k in range(self.gaps.shape[1]):
-            gap = self.gaps[i, k].unsqueeze(-1) if self.even is None else self.even
-            q, p = self.model.step.iterate(q, p, 0.0, gap / self.substeps, self.substeps)
+            q, p = self._carry(q, p, i, k)
             states.append(torch.cat((q, p), dim=-1))
         return torch.stack(states, dim=1)
+
+    def _carry(self, q: Tensor, p: Tensor, i: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        # Across the gap k; rows that take the same number of steps go together.
+        iterate, gaps, times = self.model.step.iterate, self.gaps[i, k].unsqueeze(-1), self.times[i, k]
+        if len(self.counts[k]) == 1:
+            n = self.counts[k][0]
+            return iterate(q, p, times, (gaps if self.even is None else self.even) / n, n)
+        ends = q, p
+        for n in self.counts[k]:
+            rows = (self.steps[i, k] == n).nonzero()[:, 0]
+            if len(rows):
+                some = iterate(q[rows], p[rows], times[rows], gaps[rows] / n, n)
+                ends = ends[0].index_copy(0, rows, some[0]), ends[1].index_copy(0, rows, some[1])
+        return ends
 
 
 def even_gap(times: Tensor) -> float | None:
@@ -181,20 +223,3 @@ def even_gap(times: Tensor) -> float | None:
     mean = float(gaps.mean())
     rounding = 4 * torch.finfo(times.dtype).eps * float(times.abs().max())
     return mean if float((gaps - mean).abs().max()) < 1e-5 * mean + rounding else None
-
-
-def integrate(data: Trajectories, slopes: Tensor) -> Tensor:
-    """The integral of slopes (n, time, m) from the first time on, by cubic splines, of the same shape."""
-    from scipy.interpolate import CubicSpline
-
-    if data.n_times == 1:
-        return torch.zeros_like(slopes)
-    times = data.own_times().detach().double().cpu().numpy()
-    values = slopes.detach().double().cpu().numpy()
-    paths = [CubicSpline(t, x).antiderivative()(t) for t, x in zip(times, values, strict=True)]
-    return torch.as_tensor(np.stack(paths)).to(slopes)
-
-
-def _padded(parts: list[Tensor]) -> Tensor:
-    # Tensors (n, time, ...) of different times as one, zero where there is nothing.
-    return nn.utils.rnn.pad_sequence([row for part in parts for row in part], batch_first=True)

@@ -32,7 +32,8 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
         smooth: whether q and p (and v, where it was given) are replaced by the splines too.
 
     Returns:
-        The trajectories with v, and :math:`\dot p` where p is there; and :math:`\dot v` where v was given.
+        The trajectories with v, and :math:`\dot p` where p is there; and :math:`\dot v` where v was given. Smoothed,
+        they no longer declare the noise that they had.
 
     Raises:
         InputError: the method is unknown, or a trajectory is too short for it.
@@ -62,7 +63,9 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
             changes[derivative] = slope
         if smooth:
             changes[name] = smoothed
-    return data.replace(**changes)
+    # What smoothing leaves is neither that noise nor independent from state to state.
+    left = {key: value for key, value in data.metadata.items() if not (smooth and key in ("noise", "noise_on"))}
+    return data.replace(**changes, metadata=left)
 
 
 def _each(data: Trajectories, states: Tensor, method: str) -> tuple[Tensor, Tensor]:
