@@ -13,7 +13,7 @@ from peers import count_parameters
 from torch import Tensor, nn
 
 import hamflow as hf
-from hamflow.models.objectives import integrate
+from hamflow.models.paths import integrate
 from hamflow.systems import Trajectories
 from hamflow.training import fit, polish
 
@@ -209,7 +209,7 @@ def seen_states(data: Trajectories, inferred: bool) -> Tensor:
     if not inferred or not data.metadata.get("noise"):
         return states
     slopes = torch.cat((data.need("v"), data.need("p_dot")), -1)
-    path = integrate(data, slopes)
+    path, _ = integrate(data.own_times(), slopes)
     return path + (states - path).mean(1, keepdim=True)
 
 
