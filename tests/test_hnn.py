@@ -814,3 +814,16 @@ def test_angles_within_one_turn_are_learned_as_if_counted_on(learn_from: str) ->
     settings = {"learn_from": learn_from, "epochs": 6, "progress": False}
     one, other = (hf.HNN(1, widths=(8,)).fit(part, **settings) for part in (data, within))  # type: ignore[arg-type]
     torch.testing.assert_close(one.history.train, other.history.train, rtol=1e-6, atol=0)
+
+
+def test_angles_named_by_the_model_are_counted_on() -> None:
+    rotating = torch.zeros(2, 1).double(), torch.tensor([[9.0], [10.0]]).double()
+    data = PENDULUM.simulate(n_steps=20, dt=0.05, initial=rotating)
+    plain = {name: value for name, value in data.metadata.items() if name != "periodic"}
+    wrapped = (data.q + math.pi) % (2 * math.pi) - math.pi
+    assert not torch.equal(wrapped, data.q)
+    runs = [
+        hf.HNN(1, widths=(8,), periodic=[0]).fit(x.replace(metadata=plain), epochs=3, progress=False).history.train
+        for x in (data, data.replace(q=wrapped))
+    ]
+    assert runs[0] == pytest.approx(runs[1], rel=1e-6)

@@ -217,6 +217,10 @@ class HNN(nn.Module):
         way = plan(sets, learn_from=learn_from, noise=noise)
         target = check_device(sets[0].q.device if device is None else device)
         dtype = sets[0].q.dtype if dtype is None else dtype
+        if self.config["periodic"] is not None:
+            # Angles are counted on past half a turn, whoever says that they are angles.
+            angles = {"periodic": self.config["periodic"]}
+            sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
         sets = [converted(part, device=target, dtype=dtype) for part in sets]
         with unchanged_if_refused(self):
             self.assemble(sets[0].periodic)
