@@ -18,18 +18,29 @@ from torch import Tensor, nn
 from hamflow.energies import (
     BodyKinetic,
     BodyMasses,
+    ConstantMass,
     Energy,
+    FunctionConstraint,
     FunctionEnergy,
     FunctionHamiltonian,
+    FunctionLagrangian,
     Hamiltonian,
     JointHamiltonian,
+    Lagrangian,
+    LegendreHamiltonian,
+    LegendreLagrangian,
+    MassMatrix,
+    MechanicalLagrangian,
     MLPPotential,
+    NetworkLagrangian,
+    NetworkMass,
     NewtonPotential,
     PairEnergy,
     PairPotential,
     PeriodicEnergy,
     QuadraticKinetic,
     RidgePotential,
+    RigidLinks,
     ScaledEnergy,
     SeparableHamiltonian,
 )
@@ -51,8 +62,10 @@ from hamflow.steps import (
     GaussLegendre,
     ImplicitMidpoint,
     Lift,
+    Rattle,
     Splitting,
     Step,
+    VariationalStep,
 )
 from hamflow.systems import (
     ChargedParticle,
@@ -71,7 +84,7 @@ from hamflow.systems import (
 from zuko.flows import NSF  # isort: skip
 
 #: Classes that only say what a family promises.
-ABSTRACT = {Energy, Hamiltonian, PairEnergy, System, Step, ForeignTransform}
+ABSTRACT = {Energy, Hamiltonian, Lagrangian, PairEnergy, System, Step, ForeignTransform}
 
 
 @dataclass(frozen=True)
@@ -190,6 +203,51 @@ def suited(system: System) -> Step:
     return Splitting(system, YOSHIDA4) if isinstance(system, SeparableHamiltonian) else GaussLegendre(system, 2)
 
 
+def units(module: Any) -> Any:
+    """A network of three coordinates, the second an angle, in units that are not one."""
+    sizes = torch.tensor([2.0, 1.0, 3.0]), torch.tensor([0.5, 2.0, 1.0])
+    more = (0.7,) if isinstance(module, NetworkLagrangian) else ()
+    return shaken(module, 0.1).set_units(torch.tensor([1.0, 0.0, 0.5]), *sizes, *more)
+
+
+class Metric(MassMatrix):
+    """A mass matrix that a user wrote, without closed forms."""
+
+    def forward(self, q: Tensor) -> Tensor:
+        return torch.diag_embed(2 + q.cos()) + 0.3 * torch.ones(q.shape[-1], q.shape[-1]).to(q)
+
+
+def slow_arm() -> LegendreLagrangian:
+    return LegendreLagrangian(DoublePendulum((2.0, 1.0), (2.0, 1.0), gravity=1.0))
+
+
+def chain(mass: MassMatrix | None = None) -> MechanicalLagrangian:
+    """Two bodies in the plane under gravity, to be hung on rods."""
+    weights = torch.tensor([0.7, 1.3])
+    mass = mass or ConstantMass(4, weights, structure="bodies", space=2, learn=True)
+    return MechanicalLagrangian(mass, FunctionEnergy(lambda q: 3 * (q[..., 1::2] @ weights.to(q))))
+
+
+LAGRANGIANS = {
+    "function": Member(lambda: FunctionLagrangian(lambda q, v: (0.5 * (2 + q.cos()) * v**2 - 0.5 * q**2).sum(-1))),
+    "function_magnetic": Member(
+        lambda: FunctionLagrangian(lambda q, v: (v**2).sum(-1) + q[..., 0] ** 2 * v[..., 1] + 0.1 * (v**4).sum(-1))
+    ),
+    "network": Member(lambda: shaken(NetworkLagrangian(2, (8, 6)), 0.1)),
+    "network_units": Member(lambda: units(NetworkLagrangian(3, (8,), periodic=(1,))), dim=3),
+    "mechanical": Member(
+        lambda: MechanicalLagrangian(units(NetworkMass(3, (8, 6), periodic=(1,))), shaken(RidgePotential(3, 4))), dim=3
+    ),
+    "mechanical_constant": Member(
+        lambda: MechanicalLagrangian(
+            shaken(ConstantMass(2, MASS, structure="full", learn=True)), shaken(RidgePotential(2, 4))
+        )
+    ),
+    "mechanical_metric": Member(lambda: MechanicalLagrangian(Metric(), FunctionEnergy(double_well))),
+    "sum": Member(lambda: shaken(NetworkLagrangian(2, (8,)), 0.1) + FunctionLagrangian(lambda q, v: -double_well(q))),
+    "legendre": Member(slow_arm),
+}
+
 ENERGIES = {
     "kinetic": Member(lambda: QuadraticKinetic(2, mass=MASS)),
     "kinetic_learned": Member(lambda: shaken(QuadraticKinetic(3, learn=True)), dim=3),
@@ -244,6 +302,8 @@ HAMILTONIANS = {
     "joint": Member(lambda: JointHamiltonian(shaken(MLPPotential(4, widths=(8, 6))))),
     "joint_periodic": Member(lambda: JointHamiltonian(angles(4, periodic=(1,)))),
     "bodies": Member(bodies, dim=6),
+    "legendre": Member(lambda: LegendreHamiltonian(LAGRANGIANS["function_magnetic"].make())),
+    "legendre_mechanical": Member(lambda: LegendreHamiltonian(LAGRANGIANS["mechanical_constant"].make())),
 }
 
 STEPS = {
@@ -278,6 +338,17 @@ STEPS = {
         name: Member(lambda m=member: suited(m.make()), member.dim, member.dt, member.n_steps)
         for name, member in SYSTEMS.items()
     },
+    "variational_function": Member(lambda: VariationalStep(LAGRANGIANS["function"].make()), n_steps=10),
+    "variational_magnetic": Member(lambda: VariationalStep(LAGRANGIANS["function_magnetic"].make()), n_steps=5),
+    "variational_network": Member(lambda: VariationalStep(LAGRANGIANS["network"].make(), "trapezoidal"), n_steps=5),
+    "variational_mechanical": Member(lambda: VariationalStep(LAGRANGIANS["mechanical"].make()), dim=3, n_steps=5),
+    "variational_constant": Member(
+        lambda: VariationalStep(LAGRANGIANS["mechanical_constant"].make(), "trapezoidal"), n_steps=10
+    ),
+    "variational_legendre": Member(lambda: VariationalStep(slow_arm(), "trapezoidal"), dt=0.05, n_steps=5),
+    "variational_composed": Member(
+        lambda: Composition(VariationalStep(LAGRANGIANS["function"].make()), TRIPLE_JUMP4), n_steps=3
+    ),
     "drift": Member(lambda: Drift(learned("full").kinetic)),
     # A lift integrates nothing: repeated a hundred times an expanding map only magnifies rounding.
     "lift_affine": Member(lambda: Lift(pyro_coupling(pyro_transforms.affine_coupling)), n_steps=3),
@@ -285,6 +356,18 @@ STEPS = {
     "lift_inverse": Member(lambda: Lift(pyro_coupling(pyro_transforms.affine_coupling).inv), n_steps=3),
     "lift_nflows": Member(lambda: Lift(from_nflows(nflows_spline())), n_steps=3),
     "lift_linear": Member(lambda: Lift(from_nflows(shaken(LULinear(3)))), dim=3, n_steps=3),
+}
+
+CONSTRAINED = {
+    "pendulum": Member(lambda: Rattle(chain(), RigidLinks([(-1, 0), (0, 1)], [1.0, 0.8], points=2, space=2)), dim=4),
+    "midpoint": Member(
+        lambda: Rattle(chain(), RigidLinks([(0, 1)], 1.5, points=2, space=2), "midpoint"), dim=4, n_steps=20
+    ),
+    "surface": Member(
+        lambda: Rattle(chain(Metric()), FunctionConstraint(lambda q: (q**2).sum(-1, keepdim=True) / 4 - 1)),
+        dim=4,
+        n_steps=10,
+    ),
 }
 
 FLOWS = {

@@ -9,12 +9,18 @@ import torch
 from torch.distributions import Transform
 
 import hamflow
-from hamflow.energies import Energy, Hamiltonian
+from hamflow.energies import Energy, Hamiltonian, Lagrangian
 from hamflow.steps import Splitting, Step
-from hamflow.testing import check_energy, check_flow, check_step
-from tests.members import ABSTRACT, ENERGIES, FLOWS, HAMILTONIANS, STEPS, Member
+from hamflow.testing import check_constrained_step, check_energy, check_flow, check_lagrangian, check_step
+from tests.members import ABSTRACT, CONSTRAINED, ENERGIES, FLOWS, HAMILTONIANS, LAGRANGIANS, STEPS, Member
 
-FAMILIES = {Energy: ENERGIES, Hamiltonian: HAMILTONIANS, Step: STEPS, Transform: FLOWS}
+FAMILIES = {
+    Energy: ENERGIES,
+    Hamiltonian: HAMILTONIANS,
+    Lagrangian: LAGRANGIANS,
+    Step: STEPS | CONSTRAINED,
+    Transform: FLOWS,
+}
 
 
 def parametrised(members: dict[str, Member]) -> pytest.MarkDecorator:
@@ -35,6 +41,20 @@ def test_step(member: Member) -> None:
     assert report.log_det <= 1e-12
     layered = member.n_steps == 8
     assert (report.order is None) == (step.order is None or layered)
+
+
+@parametrised(LAGRANGIANS)
+def test_lagrangian(member: Member) -> None:
+    report = check_lagrangian(member.make(), member.dim)
+    assert report.terms <= 1e-11
+    assert report.legendre <= 1e-9
+
+
+@parametrised(CONSTRAINED)
+def test_constrained_step(member: Member) -> None:
+    report = check_constrained_step(member.make(), member.dim, dt=0.05, n_steps=member.n_steps)
+    assert report.constraint <= 1e-10
+    assert report.symplecticity <= 1e-12
 
 
 @parametrised(FLOWS)

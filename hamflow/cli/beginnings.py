@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hamflow.errors import InputError, check_positive
 from hamflow.models import HNN
+from hamflow.models.dynamics import Dynamics
 from hamflow.models.learning import plan, states_alone
-from hamflow.steps import Splitting, Step
 from hamflow.systems import Trajectories
 
 _MOST = 100  # initial states that a run remembers: its JSON stays small
@@ -24,7 +24,8 @@ class Beginnings:
 
     Attributes:
         q: positions, (n, d).
-        p: momenta, (n, d).
+        x: momenta, (n, d), or velocities.
+        second: which of the two, "p" or "v".
         n_steps: the number of steps that the trajectories went on for.
         dt: the time between two states, in the mean; None where there was a single one.
         units: of time, q and p, where they are known.
@@ -32,20 +33,23 @@ class Beginnings:
     """
 
     q: Tensor
-    p: Tensor
+    x: Tensor
+    second: str
     n_steps: int
     dt: float | None
     units: Mapping[str, str]
     periodic: tuple[int, ...]
 
     @classmethod
-    def of(cls, data: Trajectories, noise: float | Sequence[float] | str | None = None) -> Self:
-        """The beginnings of trajectories; momenta that are missing are filled in as :meth:`HNN.fit` does.
+    def of(cls, data: Trajectories, second: str, noise: float | Sequence[float] | str | None = None) -> Self:
+        """The beginnings of trajectories; momenta or velocities that are missing are filled in as ``fit`` does.
 
         Raises:
             InputError: momenta and velocities are missing, and a single state says nothing of them.
         """
         exact = False
+        if second == "v":
+            data = data.replace(p=None, p_dot=None)
         if data.p is None and data.v is None:
             if data.n_times < 2:
                 raise InputError("p and v are missing, expected one of them, or at least two states to see velocities")
@@ -54,11 +58,13 @@ class Beginnings:
         states = states_alone(data, exact=exact)
         units = dict(data.metadata.get("units", {}))
         momentum = units.get("p" if data.p is not None else "v")
-        units = {name: units[name] for name in ("time", "q") if name in units} | ({"p": momentum} if momentum else {})
+        units = {name: units[name] for name in ("time", "q") if name in units} | (
+            {second: momentum} if momentum else {}
+        )
         times = data.own_times().double()
         steps = data.n_times - 1
         dt = float((times[:, -1] - times[:, 0]).mean()) / steps if steps else None
-        return cls(states.q[:, 0], states.need("p")[:, 0], steps, dt, units, data.periodic)
+        return cls(states.q[:, 0], states.need("p")[:, 0], second, steps, dt, units, data.periodic)
 
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold, at most a hundred states."""
@@ -68,20 +74,21 @@ class Beginnings:
             "units": dict(self.units),
             "periodic": list(self.periodic),
             "q": self.q[:_MOST].tolist(),
-            "p": self.p[:_MOST].tolist(),
+            self.second: self.x[:_MOST].tolist(),
         }
 
     @classmethod
     def from_json(cls, facts: Any) -> Self:
         """What :meth:`as_json` gave."""
-        q, p = (torch.tensor(facts[name], dtype=torch.float64) for name in ("q", "p"))
-        if q.ndim != 2 or q.shape != p.shape:
+        second = "v" if "v" in facts else "p"
+        q, x = (torch.tensor(facts[name], dtype=torch.float64) for name in ("q", second))
+        if q.ndim != 2 or q.shape != x.shape:
             raise ValueError("expected states (n, d)")
-        return cls(q, p, int(facts["n_steps"]), facts["dt"], dict(facts["units"]), tuple(facts["periodic"]))
+        return cls(q, x, second, int(facts["n_steps"]), facts["dt"], dict(facts["units"]), tuple(facts["periodic"]))
 
     def carried_by(
         self,
-        model: HNN,
+        model: Dynamics,
         *,
         n_steps: int | None = None,
         dt: float | None = None,
@@ -99,21 +106,18 @@ class Beginnings:
         if not n_steps or dt is None:
             raise InputError("the initial states come without times, expected --steps and --dt")
         check_positive("dt", dt)
-        path = model.rollout(
-            self.q, self.p, n_steps=n_steps, dt=dt, scheme=scheme, substeps=substeps, progress=progress
-        )
-        q, p = path.movedim(0, 1).chunk(2, dim=-1)
+        if scheme is not None and not isinstance(model, HNN):
+            raise InputError(f"scheme = {scheme!r} is for splittings, and a Lagrangian model takes variational steps")
+        chosen = {} if scheme is None else {"scheme": scheme}
+        path = model.rollout(self.q, self.x, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress, **chosen)
+        q, x = path.movedim(0, 1).chunk(2, dim=-1)
         metadata = {
-            "system": "hnn",
+            "system": type(model).__name__.lower(),
             "units": dict(self.units),
             "periodic": list(self.periodic),
-            "scheme": _name(model.step_of(scheme or model.config["scheme"])),
+            "scheme": scheme or model.integrator,
             "substeps": substeps,
             "dt": dt,
         }
         times = dt * torch.arange(n_steps + 1, dtype=torch.float64, device=q.device)
-        return Trajectories(times=times, q=q, p=p, metadata=metadata)
-
-
-def _name(step: Step) -> str:
-    return step.scheme.name if isinstance(step, Splitting) else "implicit_midpoint"
+        return Trajectories(times=times, q=q, metadata=metadata, **{self.second: x})

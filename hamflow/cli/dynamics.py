@@ -16,7 +16,8 @@ from hamflow.cli.options import Overwrite, Quiet, Run, Scheme, Seed
 from hamflow.cli.runs import check_target, read_beginnings, read_dynamics
 from hamflow.diagnostics import PERIODS, energy_drift
 from hamflow.errors import InputError, check_choice
-from hamflow.models import HNN
+from hamflow.models import HNN, LNN
+from hamflow.models.dynamics import Dynamics
 from hamflow.systems import SYSTEMS, System, Trajectories
 from hamflow.systems.storage import check_suffix
 
@@ -84,7 +85,7 @@ def rollout(
         print(_drift(model, path))
 
 
-def begin(run: Path, model: HNN, initial: Path | None) -> Beginnings:
+def begin(run: Path, model: Dynamics, initial: Path | None) -> Beginnings:
     """The initial states in a file, or else those that the run remembers."""
     if initial is None:
         found = read_beginnings(run, model)
@@ -94,7 +95,7 @@ def begin(run: Path, model: HNN, initial: Path | None) -> Beginnings:
     data = Trajectories.load(initial)
     if data.dim != model.dim:
         raise InputError(f"{initial} has {data.dim} coordinates, expected {model.dim} as the model in {run}")
-    return Beginnings.of(data)
+    return Beginnings.of(data, model.second)
 
 
 def _system(name: str, assignments: list[str]) -> System:
@@ -134,14 +135,22 @@ def _unit(data: Trajectories) -> str:
     return "" if unit == "1" else f" {unit}"
 
 
+def friction_of(model: Dynamics) -> str:
+    """The learned friction, in words."""
+    if isinstance(model, HNN):
+        return f"{model.friction.item():.4g} per unit of time"
+    assert isinstance(model, LNN)
+    rows = ("[" + ", ".join(f"{x:.4g}" for x in row) + "]" for row in model.friction.tolist())
+    return f"C = [{', '.join(rows)}] in units of the learned mass per unit of time"
+
+
 @torch.no_grad()
-def _drift(model: HNN, path: Trajectories) -> str:
-    states = zip(path.q.flatten(0, 1).split(_CHUNK), path.need("p").flatten(0, 1).split(_CHUNK), strict=True)
+def _drift(model: Dynamics, path: Trajectories) -> str:
+    states = zip(path.q.flatten(0, 1).split(_CHUNK), path.need(model.second).flatten(0, 1).split(_CHUNK), strict=True)
     energies = torch.cat([model.energy(q, p) for q, p in states]).reshape(path.n, path.n_times).T
     largest = float((energies - energies[0]).abs().max())
     if model.config["friction"]:
-        friction = f"{model.friction.item():.4g} per unit of time"
-        return f"energy: it changes by up to {largest:.3g}; friction takes it, {friction}"
+        return f"energy: it changes by up to {largest:.3g}; friction takes it, {friction_of(model)}"
     if path.n_times < _FEWEST:
         return f"energy: it changes by up to {largest:.3g}; a trend needs {_FEWEST} states or more"
     trend = energy_drift(energies, path.metadata["dt"])

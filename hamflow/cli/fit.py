@@ -12,11 +12,13 @@ import torch
 import typer
 
 from hamflow.cli.beginnings import Beginnings
+from hamflow.cli.dynamics import friction_of
 from hamflow.cli.options import Header, Key, Overwrite, Precision, Quiet, Seed
 from hamflow.cli.runs import check_run_target, write_run
 from hamflow.errors import InputError, check_device, check_training_table
 from hamflow.io import check_writable, read_table
-from hamflow.models import HNN, NHF
+from hamflow.models import HNN, LNN, NHF
+from hamflow.models.lagrangians import LAGRANGIANS
 from hamflow.models.mechanics import ENERGIES
 from hamflow.steps import SCHEMES
 from hamflow.systems import Trajectories
@@ -27,14 +29,15 @@ class Model(StrEnum):
 
     nhf = "nhf"
     hnn = "hnn"
+    lnn = "lnn"
 
 
-def _signature(model: type[NHF] | type[HNN]) -> dict[str, Any]:
+def _signature(model: type[NHF] | type[HNN] | type[LNN]) -> dict[str, Any]:
     found = {**inspect.signature(model.__init__).parameters, **inspect.signature(model.fit).parameters}
     return {name: parameter.default for name, parameter in found.items()}
 
 
-_NHF, _HNN = _signature(NHF), _signature(HNN)
+_NHF, _HNN, _LNN = _signature(NHF), _signature(HNN), _signature(LNN)
 
 
 def _option(
@@ -42,7 +45,7 @@ def _option(
 ) -> Any:
     # An option that is left out is not passed on, so that each model's own default holds; here it is only shown.
     shown = dict.fromkeys(_shown(defaults[name]) for defaults in of)
-    return typer.Option(help=help, show_default="; hnn: ".join(shown), **limits)
+    return typer.Option(help=help, show_default="; hnn, lnn: ".join(shown), **limits)
 
 
 def _shown(value: Any) -> str:
@@ -53,12 +56,16 @@ def fit(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A table (CSV, NPY, NPZ, Parquet); for hnn trajectories (NPZ, HDF5, CSV).", show_default=False
+            help="A table (CSV, NPY, NPZ, Parquet); for hnn and lnn trajectories (NPZ, HDF5, CSV).", show_default=False
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write the fitted model to.", show_default=False)],
     model: Annotated[
-        Model, typer.Option(help="nhf: the density of a table. hnn: the energy behind trajectories.")
+        Model,
+        typer.Option(
+            help="nhf: the density of a table. hnn: the energy behind trajectories, from positions and momenta. lnn: "
+            "the Lagrangian, from positions and velocities."
+        ),
     ] = Model.nhf,
     columns: Annotated[str | None, typer.Option(help="nhf: the columns to use, as in a,b,c; all without.")] = None,
     key: Key = None,
@@ -69,21 +76,25 @@ def fit(
     n_steps: Annotated[int | None, _option("n_steps", of=[_NHF], help="nhf: Hamiltonian steps.", min=1)] = None,
     width: Annotated[int | None, _option("width", of=[_NHF], help="nhf: ridges of each potential.", min=1)] = None,
     energy: Annotated[str | None, _option("energy", of=[_HNN], help=f"hnn: {', '.join(ENERGIES)}.")] = None,
+    lagrangian: Annotated[str | None, _option("lagrangian", of=[_LNN], help=f"lnn: {', '.join(LAGRANGIANS)}.")] = None,
     widths: Annotated[
-        str | None, _option("widths", of=[_HNN], help="hnn: the hidden widths of its networks, as in 64,64.")
+        str | None, _option("widths", of=[_HNN], help="hnn, lnn: the hidden widths of the networks, as in 64,64.")
     ] = None,
     learn_from: Annotated[
-        str | None, _option("learn_from", of=[_HNN], help="hnn: derivatives, states or auto.")
+        str | None,
+        _option("learn_from", of=[_HNN], help="hnn, lnn: derivatives, states or auto; lnn: residual too."),
     ] = None,
     noise: Annotated[
         str | None,
         typer.Option(
-            help="hnn: a standard deviation, as in 0.1; of positions and momenta, as in 0.1,0.02; or estimate. "
+            help="hnn, lnn: a standard deviation, as in 0.1; of positions and momenta, as in 0.1,0.02; or estimate. "
             "Without, what the file says."
         ),
     ] = None,
-    window: Annotated[int | None, _option("window", of=[_HNN], help="hnn: steps in a window of states.", min=1)] = None,
-    friction: Annotated[bool, typer.Option("--friction", help="hnn: learn a friction too.")] = False,
+    window: Annotated[
+        int | None, _option("window", of=[_HNN], help="hnn, lnn: steps in a window of states.", min=1)
+    ] = None,
+    friction: Annotated[bool, typer.Option("--friction", help="hnn, lnn: learn a friction too.")] = False,
     scheme: Annotated[str | None, _option("scheme", of=[_HNN], help=f"hnn: {', '.join(SCHEMES)}.")] = None,
     epochs: Annotated[int | None, _option("epochs", min=1)] = None,
     batch_size: Annotated[int | None, _option("batch_size", min=1)] = None,
@@ -92,7 +103,7 @@ def fit(
     patience: Annotated[int | None, _option("patience", "Epochs without gain before stopping.", min=1)] = None,
     seed: Seed = 0,
     dtype: Annotated[
-        Precision | None, typer.Option(help="By default float32; for hnn that of the trajectories.")
+        Precision | None, typer.Option(help="By default float32; for hnn and lnn that of the trajectories.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     checkpoint: Annotated[
@@ -101,20 +112,23 @@ def fit(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a flow to a table, or a Hamiltonian Neural Network to trajectories, and write it to a folder."""
+    """Fit a flow to a table, or a Hamiltonian or Lagrangian Neural Network to trajectories; write it to a folder."""
+    dynamics = {
+        "widths": widths, "learn_from": learn_from, "window": window,
+        "noise": noise and _noise(noise), "friction": friction or None,
+    }  # fmt: skip
     own: dict[Model, dict[str, Any]] = {
         Model.nhf: {
             "columns": columns, "key": key, "header": header,
             "particles": particles, "n_steps": n_steps, "width": width,
         },
-        Model.hnn: {
-            "energy": energy, "widths": widths, "learn_from": learn_from, "window": window,
-            "noise": noise and _noise(noise), "friction": friction or None, "scheme": scheme,
-        },
+        Model.hnn: {"energy": energy, "scheme": scheme} | dynamics,
+        Model.lnn: {"lagrangian": lagrangian} | dynamics,
     }  # fmt: skip
-    for other in set(Model) - {model}:
-        if foreign := _given(own[other]):
-            name = f"--{next(iter(foreign)).replace('_', '-')}"
+    for other in Model:
+        foreign = [name for name in _given(own[other]) if name not in own[model]]
+        if foreign:
+            name = f"--{foreign[0].replace('_', '-')}"
             raise InputError(f"{name} belongs to --model {other}, and the model is {model}: leave one of them out")
     training = _given({
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "validation": validation,
@@ -122,8 +136,10 @@ def fit(
         "checkpoint": checkpoint, "progress": not quiet,
     })  # fmt: skip
     check_run_target(out, overwrite)
-    fit_model = _fit_density if model == Model.nhf else _fit_dynamics
-    fit_model(data, out, _given(own[model]), training)
+    if model == Model.nhf:
+        _fit_density(data, out, _given(own[model]), training)
+    else:
+        _fit_dynamics(HNN if model == Model.hnn else LNN, data, out, _given(own[model]), training)
 
 
 def _noise(text: str) -> Any:
@@ -161,26 +177,28 @@ def _fit_density(data: Path, out: Path, own: dict[str, Any], training: dict[str,
         print(f"model: {out}")
 
 
-def _fit_dynamics(data: Path, out: Path, own: dict[str, Any], training: dict[str, Any]) -> None:
+def _fit_dynamics(
+    kind: type[HNN] | type[LNN], data: Path, out: Path, own: dict[str, Any], training: dict[str, Any]
+) -> None:
     paths = Trajectories.load(data)
     _check_places(out, training)
     learning = {name: own.pop(name) for name in ("learn_from", "noise", "window") if name in own}
     if "widths" in own:
         own["widths"] = _whole_numbers(own["widths"])
-    model = HNN(paths.dim, seed=training["seed"], **own)
+    model = kind(paths.dim, seed=training["seed"], **own)
     # Before the training: nothing that the file lacks may throw its result away.
-    beginnings = Beginnings.of(paths, learning.get("noise"))
+    beginnings = Beginnings.of(paths, model.second, learning.get("noise"))
     model.fit(paths, **learning, **training)
     write_run(model, beginnings, out)
     if training["progress"]:
         given = ", ".join(paths.given)
         _report(model, f"{data}: {paths.n} trajectories of {paths.n_times} states with {given}")
         if model.config["friction"]:
-            print(f"friction: {model.friction.item():.4g} per unit of time")
+            print(f"friction: {friction_of(model)}")
         print(f"model: {out}")
 
 
-def _report(model: NHF | HNN, what: str) -> None:
+def _report(model: NHF | HNN | LNN, what: str) -> None:
     history = model.history
     params = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{what}; {params} parameters; {history.seconds:.0f} s of CPU time")

@@ -13,7 +13,8 @@ from hamflow.cli.options import MAX_SEED, Key, Overwrite, Quiet, Run
 from hamflow.cli.runs import check_target, read_columns, read_run
 from hamflow.errors import InputError
 from hamflow.io import atomic_path, read_table
-from hamflow.models import HNN, NHF
+from hamflow.models import NHF
+from hamflow.models.dynamics import Dynamics
 from hamflow.systems import Trajectories
 
 _MOST = 6  # coordinates that are drawn below each other
@@ -34,7 +35,7 @@ class Picture(StrEnum):
 
 _OF = {
     NHF: (Picture.samples, Picture.density, Picture.trajectories, Picture.history),
-    HNN: (Picture.phase, Picture.energy, Picture.prediction, Picture.history),
+    Dynamics: (Picture.phase, Picture.energy, Picture.prediction, Picture.history),
 }
 
 
@@ -69,7 +70,7 @@ def plot(
     model = read_run(run)
     if kind == Picture.auto:
         kind = _usual(model, data)
-    of_model = _OF[type(model)]
+    of_model = _OF[NHF if isinstance(model, NHF) else Dynamics]
     if kind not in of_model:
         raise InputError(f"--kind {kind} is no picture of the model in {run}, expected one of {', '.join(of_model)}")
     if isinstance(model, NHF):
@@ -88,7 +89,7 @@ def plot(
         print(f"{kind.value} of {run}: {out}")
 
 
-def _usual(model: NHF | HNN, data: Path | None) -> Picture:
+def _usual(model: NHF | Dynamics, data: Path | None) -> Picture:
     if isinstance(model, NHF):
         return Picture.density if model.dim == 2 else Picture.samples
     if data is not None:
@@ -108,7 +109,7 @@ def _draw_density(kind: Picture, model: NHF, names: list[str], table: Any, seed:
     return plots.plot_trajectories(model, columns=names, seed=seed).figure
 
 
-def _draw_dynamics(kind: Picture, model: HNN, run: Path, data: Path | None) -> Any:
+def _draw_dynamics(kind: Picture, model: Dynamics, run: Path, data: Path | None) -> Any:
     import matplotlib.pyplot as plt
 
     from hamflow import plots

@@ -11,7 +11,8 @@ from typing import Any
 from hamflow.cli.beginnings import Beginnings
 from hamflow.errors import CheckpointError, InputError
 from hamflow.io import atomic_path
-from hamflow.models import HNN, NHF, load
+from hamflow.models import NHF, load
+from hamflow.models.dynamics import Dynamics
 
 #: What lies beside a density: the names of its columns; and beside dynamics: where the motions began.
 _COLUMNS, _BEGINNINGS = "columns.json", "beginnings.json"
@@ -37,7 +38,7 @@ def check_run_target(out: Path, overwrite: bool) -> None:
             raise InputError(f"{out} exists; --overwrite replaces it")
 
 
-def write_run(model: NHF | HNN, beside: list[str] | Beginnings, out: Path) -> None:
+def write_run(model: NHF | Dynamics, beside: list[str] | Beginnings, out: Path) -> None:
     """Write a model with the names of its columns, or with the beginnings of the motions it has learned.
 
     A new folder appears whole, and in an old one the model changes last.
@@ -55,7 +56,7 @@ def write_run(model: NHF | HNN, beside: list[str] | Beginnings, out: Path) -> No
         os.replace(target, out)
 
 
-def read_run(run: Path) -> NHF | HNN:
+def read_run(run: Path) -> NHF | Dynamics:
     """The model in a folder."""
     if not run.is_dir():
         raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}, expected a folder that fit wrote")
@@ -72,10 +73,10 @@ def read_density(run: Path) -> tuple[NHF, list[str]]:
     return model, read_columns(run, model)
 
 
-def read_dynamics(run: Path) -> HNN:
+def read_dynamics(run: Path) -> Dynamics:
     """The model of dynamics in a folder."""
     model = read_run(run)
-    if not isinstance(model, HNN):
+    if not isinstance(model, Dynamics):
         raise InputError(f"{run} holds a density model, expected a model of dynamics; hamflow sample draws from it")
     return model
 
@@ -94,7 +95,7 @@ def read_columns(run: Path, model: NHF) -> list[str]:
     return names
 
 
-def read_beginnings(run: Path, model: HNN) -> Beginnings | None:
+def read_beginnings(run: Path, model: Dynamics) -> Beginnings | None:
     """Where the motions began that a run was fitted to; None where it was saved without."""
     path = run / _BEGINNINGS
     if not path.exists():

@@ -148,7 +148,12 @@ class Hamiltonian(nn.Module):
     :math:`\dot q = \partial H / \partial p,\ \dot p = -\partial H / \partial q`.
 
     A subclass implements :meth:`forward`, and :meth:`gradient` where a closed form is at hand.
+
+    Attributes:
+        implicit: whether equations are solved to evaluate it; ``torch.vmap``, which knows no such end, then refuses.
     """
+
+    implicit: bool = False
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, q and p of shape (*batch, d) -> (*batch,)."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from hamflow.energies.features import AngleFeatures
 from hamflow.energies.hamiltonian import Energy, Time
-from hamflow.errors import InputError, check_positive, is_number
+from hamflow.errors import InputError
 
 
 class PeriodicEnergy(Energy):
@@ -36,43 +36,21 @@ class PeriodicEnergy(Energy):
         True
     """
 
-    order: Tensor
-    back: Tensor
-
     def __init__(self, energy: Energy, periodic: Sequence[int], dim: int) -> None:
         super().__init__()
         if not isinstance(energy, Energy):
             raise InputError(f"energy is a {type(energy).__name__}, expected an Energy (FunctionEnergy wraps one)")
-        check_positive("dim", dim, integer=True)
-        angles = sorted(periodic)
-        in_range = all(is_number(i, integer=True) and 0 <= i < dim for i in angles)
-        if not angles or not in_range or len(set(angles)) < len(angles):
+        self.features = AngleFeatures(periodic, dim)
+        if not self.features.periodic:
             raise InputError(f"periodic = {tuple(periodic)!r}, expected different indices from 0 to {dim - 1}")
         self.energy = energy
-        self.dim = dim
-        self.periodic = tuple(int(i) for i in angles)
-        # Angles first, then the rest; and the way back.
-        order = torch.tensor([*angles, *(i for i in range(dim) if i not in angles)])
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("back", order.argsort(), persistent=False)
-
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if x.ndim == 0 or x.shape[-1] != self.dim:
-            raise InputError(f"x has shape {tuple(x.shape)}, expected (*batch, {self.dim})")
-        n = len(self.periodic)
-        angles, others = x.index_select(-1, self.order).split((n, self.dim - n), dim=-1)
-        return angles.cos(), angles.sin(), others
 
     def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, dim) -> (*batch,)."""
-        value: Tensor = self.energy(torch.cat(self._features(x), dim=-1), t)
+        value: Tensor = self.energy(self.features(x), t)
         return value
 
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, dim) -> (*batch, dim)."""
-        cos, sin, others = self._features(x)
-        inner = self.energy.gradient(torch.cat((cos, sin, others), dim=-1), t)
-        n = len(self.periodic)
-        by_cos, by_sin, by_others = inner.split((n, n, self.dim - n), dim=-1)
-        turned = torch.cat((cos * by_sin - sin * by_cos, by_others), dim=-1)
-        return turned.index_select(-1, self.back)
+        seen = self.features(x)
+        return self.features.pullback(seen, self.energy.gradient(seen, t))

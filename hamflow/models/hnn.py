@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.hamiltonian import Time
-from hamflow.errors import (
-    InputError,
-    check_choice,
-    check_device,
-    check_dtype,
-    check_positive,
-    check_seed,
-    is_number,
-)
-from hamflow.models.learning import checked_sets, converted, learn, plan
-from hamflow.models.mechanics import ENERGIES, named_hamiltonian
-from hamflow.models.refusal import unchanged_if_refused
-from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
+from hamflow.errors import InputError, check_choice, check_positive, check_seed
+from hamflow.models.dynamics import Dynamics, check_angles
+from hamflow.models.mechanics import ENERGIES, named_hamiltonian, set_units
+from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
 from hamflow.steps import SCHEMES, Damped, ImplicitMidpoint, Splitting, Step
-from hamflow.systems import Trajectories
-from hamflow.training import History, check_settings, seeded
+from hamflow.training import History, seeded
 
 
-class HNN(nn.Module):
+class HNN(Dynamics):
     r"""A Hamiltonian Neural Network: the energy H(q, p) that drives trajectories, learned from them.
 
     .. math:: \dot q = \frac{\partial H}{\partial p}, \qquad \dot p = -\frac{\partial H}{\partial q} - \gamma p
@@ -89,9 +78,7 @@ class HNN(nn.Module):
             check_choice("energy", energy, ENERGIES)
         elif not isinstance(energy, Hamiltonian):
             raise InputError(f"energy is a {type(energy).__name__}, expected a Hamiltonian or one of {ENERGIES}")
-        bad = [i for i in periodic or () if not is_number(i, integer=True) or not 0 <= i < dim]
-        if bad:
-            raise InputError(f"periodic = {tuple(periodic or ())!r}, expected indices of the {dim} coordinates")
+        check_angles(periodic, dim)
         self.config: dict[str, Any] = {
             "dim": dim, "energy": energy, "widths": list(widths),
             "periodic": None if periodic is None else [int(i) for i in periodic],
@@ -102,7 +89,7 @@ class HNN(nn.Module):
         self.assemble(())
 
     hamiltonian: Hamiltonian
-    step: Step
+    second = "p"
 
     def assemble(self, periodic: Sequence[int]) -> None:
         """Make the networks anew from the seed; ``periodic`` where the model's own setting leaves it open."""
@@ -129,107 +116,39 @@ class HNN(nn.Module):
         r""":math:`\gamma`, a number of dimension 1 / time; zero without friction."""
         return torch.as_tensor(self.step.damping).detach()
 
+    @property
+    def integrator(self) -> str:
+        """What the step is called."""
+        return self.config["scheme"] if isinstance(self.hamiltonian, SeparableHamiltonian) else "implicit_midpoint"
+
     def vector_field(self, q: Tensor, p: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         r"""The pair :math:`(\dot q, \dot p)` at time t, q and p of shape (*batch, d), each (*batch, d)."""
         dq, dp = self.hamiltonian.gradient(q, p, t)
         return dp, -dq - self.step.damping * p if self.config["friction"] else -dq
 
+    def check_time(self, q: Tensor, t: Tensor) -> None:
+        """Raise :class:`InputError` unless times (*batch, 1) give one energy a row."""
+        with torch.no_grad():
+            check_one_a_row("energy", self.hamiltonian(q, q, t), q, t)
+
+    def set_units(self, rows: Tensor) -> Units:
+        """Let the networks see numbers of order one, and tell the units of misfits; rows (q, p, dq, dp, t)."""
+        q, p, v, force = rows[:, :-1].chunk(4, dim=-1)
+        # About zero, not the mean: a field that is constant in the data still has to be learned in size.
+        units = Units(sizes(v, centred=False), sizes(force, centred=False))
+        if isinstance(self.step, Damped):
+            rate = float((units.force / sizes(p, centred=False)).mean())
+            self.step.log_gamma.data.fill_(math.log(FRICTION * rate))
+        if not self.config["standardise"]:
+            return Units(torch.ones_like(q[0]), torch.ones_like(q[0]))
+        if isinstance(self.config["energy"], str):
+            set_units(self.hamiltonian, q, p, units.velocity, units.force, self.angles)
+        return units
+
     def energy(self, q: Any, p: Any) -> Tensor:
         """The learned energy up to a constant, q and p of shape (*batch, d) -> (*batch,)."""
-        value: Tensor = self.hamiltonian(*self._states(q, p))
+        value: Tensor = self.hamiltonian(*self.states(q, p))
         return value
-
-    def fit(
-        self,
-        data: Trajectories | Sequence[Trajectories],
-        *,
-        learn_from: str = "auto",
-        noise: float | Sequence[float] | str | None = None,
-        window: int = 10,
-        substeps: int = 1,
-        epochs: int = 1000,
-        batch_size: int = 512,
-        learning_rate: float = 5e-3,
-        weight_decay: float = 0.0,
-        schedule: str = "cosine",
-        validation: float | None = 0.1,
-        patience: int | None = None,
-        polish: int = 0,
-        clip: float = 10.0,
-        seed: int = 0,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        progress: bool = True,
-        checkpoint: str | Path | None = None,
-    ) -> Self:
-        """Learn the energy from trajectories and return the model, with its best weights and its ``history``.
-
-        Every call starts afresh from the model's seed; only a Hamiltonian of your own keeps its state. Where momenta
-        are missing and velocities are there, these stand for them: right up to a factor where the mass matrix is a
-        number times the identity. Where both are missing they are inferred. Times count from the first state of each
-        trajectory: an energy of your own that depends on time gets them as a tensor (*batch, 1).
-
-        Args:
-            data: the trajectories, or a list of them where their lengths differ.
-            learn_from: ``"derivatives"`` at the states; ``"states"`` alone, whatever else is given, carried by the
-                step through windows; or ``"auto"``: derivatives where they are given.
-            noise: the standard deviation of the measured states: one number, one for positions and one for momenta, or
-                one for each of the 2 d; ``"estimate"`` takes :func:`hamflow.systems.estimate_noise`; by default what
-                the metadata says, else 0. With noise the true states are inferred: where the path of each trajectory
-                begins (derivatives), or the first state of each window (states).
-            window: the number of steps in a window of states, at most those of the shortest trajectory.
-            substeps: steps of the integrator between two measured states.
-            epochs: passes over the data; from states, a third of them goes to a start from estimated derivatives.
-            batch_size: states, trajectories or windows a step.
-            learning_rate: the largest learning rate.
-            weight_decay: decoupled weight decay.
-            schedule: of the learning rate: ``"cosine"``, ``"plateau"`` or ``"constant"``.
-            patience: epochs without a better validation loss before training stops; None never stops early.
-            clip: the largest gradient norm.
-            seed: for the held-out states, the batches and the noise; the weights at the start are the model's own.
-            progress: whether to show a progress bar.
-            checkpoint: a file to write the state of the run to; if it exists the run goes on from there. From states,
-                a second one beside it ends in ``.start``.
-            validation: the share of the states that do not train, but choose the best weights; None trains on all and
-                keeps the last.
-            polish: iterations of L-BFGS on all training states at the end, the best on held-out ones kept; 0 is none.
-            dtype: float32 or float64; by default that of the data.
-            device: where to train; by default where the data are.
-
-        Raises:
-            InputError: the data or a setting is not what fitting needs.
-            FitError: the loss is not finite at the start, or again and again.
-            CheckpointError: the checkpoint cannot be used.
-        """
-        settings = check_settings(
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, clip=clip,
-            schedule=schedule, patience=patience, seed=seed,
-        )  # fmt: skip
-        check_choice("learn_from", learn_from, ("auto", "derivatives", "states"))
-        check_positive("window", window, integer=True)
-        check_positive("substeps", substeps, integer=True)
-        if not is_number(polish, integer=True) or polish < 0:
-            raise InputError(f"polish = {polish!r}, expected a whole number of iterations, 0 for none")
-        if validation is not None and (not is_number(validation) or not 0 < validation < 1):
-            raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, or None")
-        check_dtype(dtype)
-        sets = checked_sets(data, dim=self.dim)
-        way = plan(sets, learn_from=learn_from, noise=noise)
-        target = check_device(sets[0].q.device if device is None else device)
-        dtype = sets[0].q.dtype if dtype is None else dtype
-        if self.config["periodic"] is not None:
-            # Angles are counted on past half a turn, whoever says that they are angles.
-            angles = {"periodic": self.config["periodic"]}
-            sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
-        sets = [converted(part, device=target, dtype=dtype) for part in sets]
-        with unchanged_if_refused(self):
-            self.assemble(sets[0].periodic)
-            self.to(device=target, dtype=dtype)
-            self.history = learn(
-                self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
-                progress=progress, checkpoint=checkpoint, settings=settings,
-            )  # fmt: skip
-        return self.eval()
 
     @torch.no_grad()
     def rollout(
@@ -263,42 +182,12 @@ class HNN(nn.Module):
             if isinstance(self.step, Damped):
                 step = Damped(step, 1.0)
                 step.log_gamma = self.step.log_gamma
-        return rollout(step, *self._states(q, p), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
+        return rollout(step, *self.states(q, p), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
 
-    def _states(self, q: Any, p: Any) -> tuple[Tensor, Tensor]:
-        a, b = (torch.as_tensor(x) for x in (q, p))
-        like = next((x for x in [*self.parameters(), *self.buffers()] if x.is_floating_point()), None)
-        if like is not None:
-            a, b = a.to(like), b.to(like)
-        if a.shape != b.shape or a.ndim == 0 or a.shape[-1] != self.dim:
-            raise InputError(
-                f"q has shape {tuple(a.shape)} and p {tuple(b.shape)}, expected (*batch, {self.dim}) for both"
-            )
-        return a, b
-
-    def _own_state(self) -> dict[str, Tensor]:
-        # The step holds the same Hamiltonian once more, and each number is written once.
-        return {name: value for name, value in self.state_dict().items() if ".hamiltonian." not in name}
-
-    def save(self, path: str | Path) -> None:
-        """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
+    def saved_config(self) -> dict[str, Any]:
+        """The configuration as JSON can hold it."""
         if not isinstance(self.config["energy"], str):
             raise InputError(
                 "energy is a Hamiltonian of your own, expected a named one; torch.save its state_dict instead"
             )
-        dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
-        facts = {"dtype": dtype, "angles": list(self.angles), "history": asdict(self.history)}
-        write_model(path, SavedModel("HNN", self.config, self._own_state(), facts))
-
-    @classmethod
-    def from_saved(cls, saved: SavedModel) -> Self:
-        """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
-        with of_this_version("HNN"):
-            model = cls(**saved.config)
-            model.assemble(saved.facts["angles"])
-            model.to(dtype=getattr(torch, saved.facts["dtype"]))
-            if model._own_state().keys() != saved.state.keys():
-                raise KeyError(f"weights {', '.join(sorted(model._own_state().keys() ^ saved.state.keys()))}")
-            model.load_state_dict(saved.state, strict=False)
-            model.history = saved_history(saved)
-        return model.eval()
+        return self.config

@@ -12,19 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.errors import InputError, check_choice, is_number
-from hamflow.models.mechanics import set_units, sizes
-from hamflow.models.objectives import PAUSE, DerivativeObjective, PathObjective, Units, WindowObjective
-from hamflow.steps import Damped
+from hamflow.models.objectives import PAUSE, DerivativeObjective, PathObjective, WindowObjective
+from hamflow.models.units import sizes
 from hamflow.systems import Trajectories, estimate_derivatives, estimate_noise
 from hamflow.training import History, fit, polish, split_rows
 
 #: Where noise is not known a state that was not measured is in doubt by this share of its spread.
 _DOUBT = 0.01
-#: Friction at the start, in units of the data's own rate.
-_FRICTION = 0.1
 
 if TYPE_CHECKING:
-    from hamflow.models.hnn import HNN
+    from hamflow.models.dynamics import Dynamics
 
 
 def checked_sets(data: Any, *, dim: int) -> list[Trajectories]:
@@ -59,7 +56,7 @@ def converted(data: Trajectories, *, device: torch.device, dtype: torch.dtype) -
 
 
 class Plan(NamedTuple):
-    """What the data allow: ``"derivatives"`` or ``"states"``, the noise of each of (q, p), (2 d,), if it is known."""
+    """What the data allow: derivatives, residual or states; and the noise of each of (q, p), (2 d,), if it is known."""
 
     source: str
     noise: Tensor
@@ -79,7 +76,7 @@ def plan(sets: list[Trajectories], *, learn_from: str, noise: float | Sequence[f
 
 
 def learn(
-    model: HNN,
+    model: Dynamics,
     sets: list[Trajectories],
     *,
     plan: Plan,
@@ -91,19 +88,21 @@ def learn(
     checkpoint: str | Path | None,
     settings: dict[str, Any],
 ) -> History:
-    """Train the model's Hamiltonian; see :meth:`hamflow.HNN.fit`, which has checked the arguments."""
-    _check_energy(model, sets[0])
+    """Train the model; see :meth:`hamflow.models.dynamics.Dynamics.fit`, which has checked the arguments."""
+    first = sets[0].q[0, :1].expand(2, -1)
+    model.check_time(first, sets[0].own_times()[0, :1].to(first).expand(2, 1))
     given, sigma = sets[0].given, plan.noise.to(sets[0].q)
     run = {"progress": progress, "checkpoint": checkpoint} | settings
-    if plan.source == "derivatives":
+    if plan.source != "states":
+        measure = model.residual if plan.source == "residual" else model.misfit
         sets = [with_momenta(part) for part in sets]
         rows = torch.cat([_rows(part) for part in sets])
-        units = _units(model, rows)
+        units = model.set_units(rows)
         if not sigma.any():
             train, held_out = split_rows(rows, validation, settings["seed"])
-            return _run(DerivativeObjective(model, units), train, held_out, polishing, run)
+            return _run(DerivativeObjective(model, units, measure), train, held_out, polishing, run)
         unseen = _unseen(sets, validation, settings["seed"])
-        objective = PathObjective(model, sets, sigma, units, unseen, velocities="p" not in given)
+        objective = PathObjective(model, sets, sigma, units, unseen, measure, velocities="p" not in given)
         return _run_indices(objective, polishing, run)
     exact = plan.known and not bool(sigma.any())
     # Neither the given derivatives nor exact velocities beside noisy momenta: states alone.
@@ -113,34 +112,21 @@ def learn(
         estimate_derivatives(part, method=how, smooth=bool(sigma.any())) for part, how in zip(sets, method, strict=True)
     ]
     rows = torch.cat([_rows(part) for part in smooth])
-    units = _units(model, rows)
+    units = model.set_units(rows)
     # First the derivatives of smoothed states, then the step itself.
     start = run | {"epochs": max(1, settings["epochs"] // 3)}
     if checkpoint is not None:
         start["checkpoint"] = Path(checkpoint).with_name(Path(checkpoint).name + ".start")
     train, held_out = split_rows(rows, validation, settings["seed"])
-    first = _run(DerivativeObjective(model, units), train, held_out, 0, start)
+    begun = _run(DerivativeObjective(model, units, model.misfit), train, held_out, 0, start)
     windows = _windows(
         model, sets, smooth, sigma, momenta="p" in given or "v" in given, window=window, substeps=substeps,
         validation=validation, seed=settings["seed"],
     )  # fmt: skip
     history = _run_indices(windows, polishing, run | {"epochs": max(1, settings["epochs"] - start["epochs"])})
-    history.seconds += first.seconds
-    history.notes = [f"start from derivatives: {note}" for note in first.notes] + history.notes
+    history.seconds += begun.seconds
+    history.notes = [f"start from derivatives: {note}" for note in begun.notes] + history.notes
     return history
-
-
-def _check_energy(model: HNN, data: Trajectories) -> None:
-    # Sums hide a time that broadcasts against the wrong dimension: one energy a row, or nothing is learned right.
-    rows = data.q[0, :1].expand(2, -1)
-    times = data.own_times()[0, :1].to(rows).expand(2, 1)
-    with torch.no_grad():
-        shape = tuple(model.hamiltonian(rows, rows, times).shape)
-    if shape != (2,):
-        raise InputError(
-            f"energy returned shape {shape} for q and p of shape {tuple(rows.shape)} and times of shape (2, 1), "
-            "expected (2,): a time broadcasts against (*batch, d)"
-        )
 
 
 def _source(given: tuple[str, ...], learn_from: str) -> str:
@@ -148,10 +134,10 @@ def _source(given: tuple[str, ...], learn_from: str) -> str:
     enough = {"p", "v", "p_dot"} <= set(given) or ("p" not in given and {"v", "v_dot"} <= set(given))
     if learn_from == "auto":
         return "derivatives" if enough else "states"
-    if learn_from == "derivatives" and not enough:
+    if learn_from != "states" and not enough:
         expected = "v and p_dot" if "p" in given else "v and v_dot, or p, v and p_dot"
         raise InputError(
-            f"learn_from = 'derivatives', but the trajectories have {', '.join(given)}, expected {expected}: "
+            f"learn_from = {learn_from!r}, but the trajectories have {', '.join(given)}, expected {expected}: "
             "hf.systems.estimate_derivatives makes them, and learn_from = 'states' needs none"
         )
     return learn_from
@@ -230,20 +216,6 @@ def _rows(data: Trajectories) -> Tensor:
     return torch.cat((data.states, data.need("v"), data.need("p_dot"), times), dim=-1).flatten(0, 1)
 
 
-def _units(model: HNN, rows: Tensor) -> Units:
-    q, p, v, force = rows[:, :-1].chunk(4, dim=-1)
-    # About zero, not the mean: a field that is constant in the data still has to be learned in size.
-    units = Units(sizes(v, centred=False), sizes(force, centred=False))
-    if isinstance(model.step, Damped):
-        rate = float((units.force / sizes(p, centred=False)).mean())
-        model.step.log_gamma.data.fill_(math.log(_FRICTION * rate))
-    if not model.config["standardise"]:
-        return Units(torch.ones_like(q[0]), torch.ones_like(q[0]))
-    if isinstance(model.config["energy"], str):
-        set_units(model.hamiltonian, q, p, units.velocity, units.force, model.angles)
-    return units
-
-
 def _unseen(
     sets: list[Trajectories], share: float | None, seed: int, *, given: list[list[int]] | None = None
 ) -> list[Tensor]:
@@ -266,7 +238,7 @@ def _unseen(
 
 
 def _windows(
-    model: HNN,
+    model: Dynamics,
     sets: list[Trajectories],
     smooth: list[Trajectories],
     sigma: Tensor,

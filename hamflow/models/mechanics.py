@@ -18,6 +18,7 @@ from hamflow.energies import (
     ScaledEnergy,
     SeparableHamiltonian,
 )
+from hamflow.models.units import sizes
 
 #: separable: T(p) + V(q), a network each. mechanical: a learned mass and a network V(q). joint: one network H(q, p).
 ENERGIES = ("separable", "mechanical", "joint")
@@ -26,14 +27,15 @@ ENERGIES = ("separable", "mechanical", "joint")
 def named_hamiltonian(kind: str, dim: int, widths: Sequence[int], periodic: Sequence[int]) -> Hamiltonian:
     """The Hamiltonian of that name in d degrees of freedom; ``periodic`` lists the coordinates that are angles."""
     if kind == "joint":
-        return JointHamiltonian(ScaledEnergy(_network(2 * dim, widths, periodic), 2 * dim))
-    potential = ScaledEnergy(_network(dim, widths, periodic), dim)
+        return JointHamiltonian(ScaledEnergy(potential_network(2 * dim, widths, periodic), 2 * dim))
+    potential = ScaledEnergy(potential_network(dim, widths, periodic), dim)
     if kind == "mechanical":
         return SeparableHamiltonian(QuadraticKinetic(dim, structure="full", learn=True), potential)
-    return SeparableHamiltonian(ScaledEnergy(_network(dim, widths, ()), dim), potential)
+    return SeparableHamiltonian(ScaledEnergy(potential_network(dim, widths, ()), dim), potential)
 
 
-def _network(dim: int, widths: Sequence[int], periodic: Sequence[int]) -> Energy:
+def potential_network(dim: int, widths: Sequence[int], periodic: Sequence[int]) -> Energy:
+    """A network of d variables; ``periodic`` lists those that are angles."""
     if not periodic:
         return MLPPotential(dim, widths, init="orthogonal")
     return PeriodicEnergy(MLPPotential(dim + len(periodic), widths, init="orthogonal"), periodic, dim)
@@ -70,15 +72,3 @@ def set_units(
         assert isinstance(hamiltonian, JointHamiltonian) and isinstance(hamiltonian.energy, ScaledEnergy)
         both = torch.cat((centre, p.mean(0))), torch.cat((spread, width))
         hamiltonian.energy.set_units(*both, math.sqrt(work * action))
-
-
-def sizes(x: Tensor, *, centred: bool = True) -> Tensor:
-    """The root mean square of each column of (n, d), about its mean or about zero; (d,), all positive.
-
-    A column that does not move has the size of the others, so that the unit of the data never matters.
-    """
-    # Squares of numbers in SI units leave float32.
-    wide = x.detach().cpu().double()
-    size = (wide - wide.mean(0) if centred else wide).square().mean(0).sqrt()
-    moving = size > 4 * torch.finfo(x.dtype).eps * wide.abs().amax(0)
-    return torch.where(moving, size, size[moving].mean() if moving.any() else 1.0).to(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from hamflow.errors import SolveError
 from hamflow.models.paths import paths
+from hamflow.models.units import Units
 from hamflow.systems import Trajectories
 from hamflow.training import fingerprint
 
 if TYPE_CHECKING:
-    from hamflow.models.hnn import HNN
+    from hamflow.models.dynamics import Dynamics
 
 #: The relative error of a learned derivative that the inference of noisy states reckons with.
 _MODEL_ERROR = 0.05
@@ -24,12 +25,8 @@ _LONG, _FUZZ = 1.5, 1e-4
 PAUSE = 20
 
 
-@dataclass(frozen=True)
-class Units:
-    """Sizes of the derivatives, in which misfits are measured: of dq/dt and of dp/dt, each (d,)."""
-
-    velocity: Tensor
-    force: Tensor
+#: (q, x, dq, dx, t, units) -> a number a row: the squared misfit of a model's equations of motion.
+Misfit = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Units], Tensor]
 
 
 class DerivativeObjective(nn.Module):
@@ -41,20 +38,14 @@ class DerivativeObjective(nn.Module):
               + |\dot p + \partial_q H + \gamma p|^2 / s_f^2 \bigr).
     """
 
-    def __init__(self, model: HNN, units: Units) -> None:
+    def __init__(self, model: Dynamics, units: Units, misfit: Misfit) -> None:
         super().__init__()
-        self.model, self.units, self.config = model, units, model.config
+        self.model, self.units, self.misfit, self.config = model, units, misfit, model.config
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over rows (n, 4 d + 1)."""
         q, p, v, force = batch[..., :-1].chunk(4, dim=-1)
-        return misfit(self.model, q, p, v, force, batch[..., -1:], self.units).mean()
-
-
-def misfit(model: HNN, q: Tensor, p: Tensor, v: Tensor, force: Tensor, t: Tensor, units: Units) -> Tensor:
-    """The squared misfit of the vector field in given units, (*batch, d) each and t (*batch, 1) -> (*batch,)."""
-    dq, dp = model.vector_field(q, p, t)
-    return 0.5 * (((dq - v) / units.velocity) ** 2 + ((dp - force) / units.force) ** 2).mean(-1)
+        return self.misfit(q, p, v, force, batch[..., -1:], self.units).mean()
 
 
 class PathObjective(nn.Module):
@@ -73,6 +64,7 @@ class PathObjective(nn.Module):
         noise: the standard deviation of each of (q, p), (2 d,).
         units: of the derivatives.
         unseen: for each set, which states judge instead of training, booleans (n, time).
+        misfit: of the model, such as ``model.misfit``.
         velocities: whether v stands for p; its noise is then one of dq/dt too, and the inferred p takes its place.
     """
 
@@ -80,16 +72,17 @@ class PathObjective(nn.Module):
 
     def __init__(
         self,
-        model: HNN,
+        model: Dynamics,
         sets: list[Trajectories],
         noise: Tensor,
         units: Units,
         unseen: list[Tensor],
+        misfit: Misfit,
         *,
         velocities: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.units, self.velocities = model, units, velocities
+        self.model, self.units, self.misfit, self.velocities = model, units, misfit, velocities
         self.known = paths(sets, noise, unseen, velocities=velocities)
         self.seen, self.unseen = self.known.seen, self.known.unseen
         # In units of the noise, so that one learning rate fits all.
@@ -102,7 +95,7 @@ class PathObjective(nn.Module):
         i = batch[:, 0]
         q, p = self.states(i).chunk(2, dim=-1)
         v, force = self.known.slopes[i].chunk(2, dim=-1)
-        each = misfit(self.model, q, p, p if self.velocities else v, force, self.known.times[i], self.units)
+        each = self.misfit(q, p, p if self.velocities else v, force, self.known.times[i], self.units)
         if not self.training:
             return (each * self.unseen[i]).sum() / self.unseen[i].sum().clamp_min(1)
         weights = self.seen[i]
@@ -144,7 +137,7 @@ class WindowObjective(nn.Module):
 
     def __init__(
         self,
-        model: HNN,
+        model: Dynamics,
         windows: Trajectories,
         start: Tensor,
         noise: Tensor | None,
@@ -195,12 +188,14 @@ class WindowObjective(nn.Module):
     def roll(self, i: Tensor) -> Tensor:
         """The states of the windows ``i`` as the model carries them, (len(i), time, 2 d)."""
         z = self.start[i] if self.shift is None else self.start[i] + self.scale * self.shift[i]
-        q, p = z.chunk(2, dim=-1)
-        states = [z]
+        q, x = z.chunk(2, dim=-1)
+        times = self.times[i]
+        q, p = self.model.canonical(q, x, times[:, 0])
+        states = [(q, p)]
         for k in range(self.gaps.shape[1]):
-            q, p = self._carry(q, p, i, k)
-            states.append(torch.cat((q, p), dim=-1))
-        return torch.stack(states, dim=1)
+            states.append(self._carry(*states[-1], i, k))
+        q, p = (torch.stack(parts, dim=1) for parts in zip(*states, strict=True))
+        return self.model.measured(q, p, times)
 
     def _carry(self, q: Tensor, p: Tensor, i: Tensor, k: int) -> tuple[Tensor, Tensor]:
         # Across the gap k; rows that take the same number of steps go together.

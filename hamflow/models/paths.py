@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hamflow.models.mechanics import sizes
+from hamflow.models.units import sizes
 from hamflow.systems import Trajectories
 
 _Array = NDArray[np.float64]

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from hamflow.energies import Hamiltonian
 from hamflow.errors import InputError, check_positive
-from hamflow.models.hnn import HNN
+from hamflow.models.dynamics import Dynamics
 from hamflow.models.learning import with_momenta
 from hamflow.plots.canvas import DATA, MODEL, box, pick_axes
 from hamflow.systems import Trajectories
 
 #: An energy: a fitted model, or the Hamiltonian of a known system.
-Energetic = HNN | Hamiltonian
+Energetic = Dynamics | Hamiltonian
 Curve = tuple[Any, Any]
 
 
@@ -70,7 +70,7 @@ def plot_phase_portrait(
         raise InputError(f"a phase portrait of {found} coordinates, expected 1; plot_energy draws any number")
     if limits is None and trajectories is None:
         raise InputError("trajectories and limits are both missing, expected one of them for the frame")
-    paths = None if trajectories is None else with_momenta(trajectories)
+    paths = None if trajectories is None else _states(model, trajectories)
     if limits is None:
         assert paths is not None
         low, high = box(_numpy(paths.states).reshape(-1, 2))
@@ -84,7 +84,9 @@ def plot_phase_portrait(
     if paths is not None:
         for i in range(min(n, paths.n)):
             ax.plot(_numpy(paths.q[i, :, 0]), _numpy(paths.need("p")[i, :, 0]), color=MODEL, linewidth=0.9, alpha=0.8)
-    momentum = "p" if trajectories is None or trajectories.p is not None else "v"
+    momentum = _second(model)
+    if trajectories is not None and trajectories.p is None:
+        momentum = "v"
     ax.set(xlabel=_label(trajectories, "q"), ylabel=_label(trajectories, momentum))
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     sns.despine(ax=ax)
@@ -190,7 +192,7 @@ def _curves(path: Trajectories | Curve, model: Energetic | None) -> tuple[NDArra
     if isinstance(path, Trajectories):
         if model is None:
             raise InputError("model is missing, expected one that tells the energy of the trajectories")
-        states = with_momenta(path)
+        states = _states(model, path)
         with torch.no_grad():
             values = _energy(model, states.q, states.need("p"))
         return _numpy(path.own_times()).T, _numpy(values).T
@@ -202,8 +204,17 @@ def _curves(path: Trajectories | Curve, model: Energetic | None) -> tuple[NDArra
     return times, energies.reshape(len(times), -1)
 
 
+def _second(model: Energetic) -> str:
+    return model.second if isinstance(model, Dynamics) else "p"
+
+
+def _states(model: Energetic, path: Trajectories) -> Trajectories:
+    # With the velocity in the place of the momentum where the model takes velocities, or nothing else is there.
+    return with_momenta(path.replace(p=None, p_dot=None) if _second(model) == "v" else path)
+
+
 def _energy(model: Energetic, q: Tensor, p: Tensor) -> Tensor:
-    if isinstance(model, HNN):
+    if isinstance(model, Dynamics):
         return model.energy(q, p)
     like = next(model.parameters(), q)
     value: Tensor = model(q.to(like), p.to(like))

@@ -14,9 +14,11 @@ from hamflow.steps.drift import Drift
 from hamflow.steps.gauss import GaussLegendre
 from hamflow.steps.implicit import ImplicitMidpoint
 from hamflow.steps.lift import Lift
+from hamflow.steps.rattle import Rattle
 from hamflow.steps.schemes import BLANES_MOAN4, LEAPFROG, SCHEMES, SYMPLECTIC_EULER, YOSHIDA4, YOSHIDA6, Scheme
 from hamflow.steps.splitting import Splitting
 from hamflow.steps.step import Step
+from hamflow.steps.variational import RULES, VariationalStep, log_det_in_velocities
 
 __all__ = [
     "BLANES_MOAN4",
@@ -24,6 +26,7 @@ __all__ = [
     "KAHAN_LI6",
     "KAHAN_LI8",
     "LEAPFROG",
+    "RULES",
     "SCHEMES",
     "SYMPLECTIC_EULER",
     "TRIPLE_JUMP4",
@@ -37,7 +40,10 @@ __all__ = [
     "GaussLegendre",
     "ImplicitMidpoint",
     "Lift",
+    "Rattle",
     "Scheme",
     "Splitting",
     "Step",
+    "VariationalStep",
+    "log_det_in_velocities",
 ]

@@ -1,0 +1,78 @@
+"""What a network sees of coordinates: angles by their cosine and sine, the others as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hamflow.errors import InputError, check_positive, is_number
+
+
+class AngleFeatures(nn.Module):
+    r"""The features :math:`f(x) = (\cos x_A, \sin x_A, x_B)`, their tangents and their pullbacks.
+
+    A lists the angles and B the other coordinates, each in the order of their indices.
+
+    Args:
+        periodic: the indices of the angles, [rad]; none leaves x as it is.
+        dim: the number of coordinates.
+
+    Raises:
+        InputError: an index is out of range or given twice; (when called) the last dimension is not ``dim``.
+    """
+
+    order: Tensor
+    back: Tensor
+
+    def __init__(self, periodic: Sequence[int], dim: int) -> None:
+        super().__init__()
+        check_positive("dim", dim, integer=True)
+        angles = sorted(periodic)
+        in_range = all(is_number(i, integer=True) and 0 <= i < dim for i in angles)
+        if not in_range or len(set(angles)) < len(angles):
+            raise InputError(f"periodic = {tuple(periodic)!r}, expected different indices from 0 to {dim - 1}")
+        self.dim = dim
+        self.periodic = tuple(int(i) for i in angles)
+        self.size = dim + len(angles)
+        # Angles first, then the rest; and the way back.
+        order = torch.tensor([*angles, *(i for i in range(dim) if i not in angles)])
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features, (*batch, dim) -> (*batch, dim + angles)."""
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise InputError(f"x has shape {tuple(x.shape)}, expected (*batch, {self.dim})")
+        if not self.periodic:
+            return x
+        angles, others = self._split(x.index_select(-1, self.order))
+        return torch.cat((angles.cos(), angles.sin(), others), dim=-1)
+
+    def tangent(self, features: Tensor, direction: Tensor) -> Tensor:
+        """The change of the features along a direction, (*batch, dim) -> (*batch, dim + angles)."""
+        if not self.periodic:
+            return direction
+        cos, sin, _ = self.parts(features)
+        turn, others = self._split(direction.index_select(-1, self.order))
+        return torch.cat((-sin * turn, cos * turn, others), dim=-1)
+
+    def pullback(self, features: Tensor, slopes: Tensor) -> Tensor:
+        """The slopes in x of what has these slopes in the features, (*batch, dim + angles) -> (*batch, dim)."""
+        if not self.periodic:
+            return slopes
+        cos, sin, _ = self.parts(features)
+        by_cos, by_sin, by_others = self.parts(slopes)
+        return torch.cat((cos * by_sin - sin * by_cos, by_others), dim=-1).index_select(-1, self.back)
+
+    def parts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, or slopes in them, as those of cosines, of sines and of the rest."""
+        n = len(self.periodic)
+        cos, sin, others = features.split((n, n, self.dim - n), dim=-1)
+        return cos, sin, others
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        n = len(self.periodic)
+        angles, others = x.split((n, self.dim - n), dim=-1)
+        return angles, others

@@ -1,0 +1,310 @@
+"""LNN: a Lagrangian Neural Network, the Lagrangian of a system learned from positions and velocities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hamflow.energies import (
+    Constraint,
+    Lagrangian,
+    LegendreHamiltonian,
+    LegendreLagrangian,
+    RayleighFriction,
+    RigidLinks,
+    constrained_acceleration,
+)
+from hamflow.energies.hamiltonian import Time
+from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
+from hamflow.models.dynamics import Dynamics, check_angles
+from hamflow.models.hnn import HNN
+from hamflow.models.lagrangians import LAGRANGIANS, named_lagrangian, set_lagrangian_units
+from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
+from hamflow.rollout import rollout
+from hamflow.steps import COMPOSITIONS, RULES, Composition, Rattle, VariationalStep
+from hamflow.systems import Trajectories
+from hamflow.training import History, seeded
+
+
+class LNN(Dynamics):
+    r"""A Lagrangian Neural Network: L(q, v) learned from positions and velocities, momenta not needed,
+
+    .. math:: \frac{d}{dt} \frac{\partial L}{\partial v} = \frac{\partial L}{\partial q} - C v - G(q)^\top \lambda .
+
+    A rollout takes a variational step, which is symplectic in (q, p) with :math:`p = \partial L / \partial v`, so the
+    learned energy :math:`p \cdot v - L` does not drift. The motions fix L up to a factor, and a total derivative.
+
+    Args:
+        dim: d, the number of coordinates.
+        lagrangian: ``"mechanical"``, :math:`\tfrac12 v^\top M(q) v - V(q)` with a network each; ``"constant_mass"``,
+            the same with one learned M, for Cartesian coordinates; ``"general"``, one network L(q, v); or a
+            :class:`Lagrangian` of your own, a sum of known and learned terms say, whose parameters are learned.
+        widths: the hidden widths of the networks.
+        periodic: the coordinates that are angles, [rad]; by default those that the trajectories name when fitting.
+        friction: whether C, a constant positive matrix, is learned too; with it energies may decay.
+        constraint: what positions must satisfy, g(q) = 0, a :class:`Constraint` such as :class:`RigidLinks`.
+        rule: of the variational step, ``"midpoint"`` or ``"trapezoidal"``.
+        composition: the name of the fractions that make a step of higher order of it, a key of
+            ``hamflow.steps.COMPOSITIONS``; None leaves it at order 2.
+        regulariser: of the solves with M; see :func:`hamflow.energies.solve_mass`.
+        standardise: whether networks see states, and the loss accelerations, in units of their size.
+        seed: for the weights at the start.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    References:
+        Cranmer et al. (2020), Lagrangian Neural Networks, arXiv 2003.04630; Lutter, Ritter and Peters (2019), Deep
+        Lagrangian Networks, arXiv 1907.04490; Finzi, Wang and Wilson (2020), Simplifying Hamiltonian and Lagrangian
+        Neural Networks via Explicit Constraints, arXiv 2010.13581.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> arm = hf.systems.DoublePendulum()
+        >>> data = arm.simulate(n_trajectories=5, n_steps=20, dt=0.05, derivatives=True)
+        >>> model = hf.LNN(dim=2, widths=(16,)).fit(data, epochs=5, progress=False)
+        >>> model.rollout(torch.zeros(3, 2), torch.ones(3, 2), n_steps=10, dt=0.05).shape
+        torch.Size([11, 3, 4])
+    """
+
+    second = "v"
+    sources = ("auto", "derivatives", "residual", "states")
+    lagrangian: Lagrangian
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        lagrangian: str | Lagrangian = "mechanical",
+        widths: Sequence[int] = (64, 64),
+        periodic: Sequence[int] | None = None,
+        friction: bool = False,
+        constraint: Constraint | None = None,
+        rule: str = "midpoint",
+        composition: str | None = "triple_jump4",
+        regulariser: float = 0.0,
+        standardise: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_positive("dim", dim, integer=True)
+        check_choice("rule", rule, RULES)
+        if composition is not None:
+            check_choice("composition", composition, tuple(COMPOSITIONS))
+        if not is_number(regulariser) or not 0 <= regulariser < 1:
+            raise InputError(f"regulariser = {regulariser!r}, expected a number from 0 to 1")
+        check_seed("seed", seed)
+        for width in widths:
+            check_positive("widths", width, integer=True)
+        if isinstance(lagrangian, str):
+            check_choice("lagrangian", lagrangian, LAGRANGIANS)
+        elif not isinstance(lagrangian, Lagrangian):
+            raise InputError(
+                f"lagrangian is a {type(lagrangian).__name__}, expected a Lagrangian or one of {LAGRANGIANS}"
+            )
+        check_angles(periodic, dim)
+        # A saved model holds the arguments of its links.
+        constraint = RigidLinks(**constraint) if isinstance(constraint, dict) else constraint
+        if constraint is not None and not isinstance(constraint, Constraint):
+            raise InputError(f"constraint is a {type(constraint).__name__}, expected a Constraint such as RigidLinks")
+        self.config = {
+            "dim": dim, "lagrangian": lagrangian, "widths": list(widths),
+            "periodic": None if periodic is None else [int(i) for i in periodic],
+            "friction": friction, "constraint": constraint, "rule": rule, "composition": composition,
+            "regulariser": regulariser, "standardise": standardise, "seed": seed,
+        }  # fmt: skip
+        self.dim = dim
+        self.history = History()
+        self.constraint = constraint
+        self.assemble(())
+
+    def assemble(self, periodic: Sequence[int]) -> None:
+        """Make all parts anew from the seed; ``periodic`` where the model's own setting leaves it open."""
+        angles = periodic if self.config["periodic"] is None else self.config["periodic"]
+        kind = self.config["lagrangian"]
+        with seeded(self.config["seed"]):
+            self.lagrangian = (
+                kind
+                if isinstance(kind, Lagrangian)
+                else named_lagrangian(kind, self.dim, self.config["widths"], angles)
+            )
+        self.angles = tuple(angles)
+        self.force = RayleighFriction(self.dim, learn=True) if self.config["friction"] else None
+        rule = self.config["rule"]
+        self.plain: VariationalStep | Rattle = (
+            VariationalStep(self.lagrangian, rule, force=self.force)
+            if self.constraint is None
+            else Rattle(self.lagrangian, self.constraint, rule, force=self.force)
+        )
+        name = self.config["composition"]
+        self.step = self.plain if name is None else Composition(self.plain, COMPOSITIONS[name])
+
+    @property
+    def friction(self) -> Tensor:
+        """C, (d, d), [force / velocity]; zero without friction."""
+        return torch.zeros(self.dim, self.dim) if self.force is None else self.force.matrix().detach()
+
+    def vector_field(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
+        """The pair (v, dv/dt) at time t, q and v of shape (*batch, d), each (*batch, d)."""
+        terms = self.lagrangian.terms(q, x, t)
+        applied = None if self.force is None else self.force(q, x, t)
+        if self.constraint is not None:
+            return x, constrained_acceleration(terms, self.constraint, q, x, applied=applied)
+        return x, terms.acceleration(applied, regulariser=self.config["regulariser"])
+
+    def residual(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
+        r"""The residual of the equations of motion in place of the misfit, (*batch, d) each -> (*batch,),
+
+        .. math:: \frac{\lvert D r \rvert^2}{2 d\, \det(D M D)^{2/d}}, \qquad
+                  r = M \ddot q + (\partial_q \partial_v L)\, v - \partial_q L + C v,
+
+        D the sizes of the accelerations. Without the determinant L = 0 would be its minimum; with it no factor of L,
+        and no shrunk direction of M, makes it smaller.
+        """
+        terms = self.lagrangian.terms(q, x, t)
+        r = (terms.mass @ dx.unsqueeze(-1)).squeeze(-1) + terms.transport - terms.force
+        if self.force is not None:
+            r = r - self.force(q, x, t)
+        scaled = units.force.unsqueeze(-1) * terms.mass * units.force
+        size = torch.linalg.slogdet(scaled).logabsdet * (2 / self.dim)
+        return 0.5 * (units.force * r).square().mean(-1) * (-size).exp()
+
+    def misfit(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
+        """The squared misfit of the accelerations, (*batch, d) each and t (*batch, 1) -> (*batch,)."""
+        try:
+            return super().misfit(q, x, dq, dx, t, units)
+        except SolveError:
+            # As a loss that is not finite: the loop goes back to better weights, and says so.
+            return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * q.new_full((1,), torch.nan)
+
+    def check_time(self, q: Tensor, t: Tensor) -> None:
+        """Raise :class:`InputError` unless times (*batch, 1) give one Lagrangian a row."""
+        with torch.no_grad():
+            check_one_a_row("lagrangian", self.lagrangian(q, torch.ones_like(q), t), q, t)
+
+    def set_units(self, rows: Tensor) -> Units:
+        """Let the networks see numbers of order one, and tell the units of misfits; rows (q, v, dq, dv, t)."""
+        q, v, _, change = rows[:, :-1].chunk(4, dim=-1)
+        units = Units(sizes(v, centred=False), sizes(change, centred=False))
+        if self.config["standardise"] and isinstance(self.config["lagrangian"], str):
+            set_lagrangian_units(self.lagrangian, q, units.velocity, units.force, self.angles)
+        if self.force is not None:
+            mass = self.lagrangian.mass_matrix(q[:256], v[:256]).detach().diagonal(dim1=-2, dim2=-1).abs().mean(0)
+            rate = (units.force / units.velocity).mean()
+            self.force.log_diagonal.data.copy_(0.5 * (FRICTION * rate * mass).log())
+        return units if self.config["standardise"] else Units(torch.ones_like(q[0]), torch.ones_like(q[0]))
+
+    def relevant(self, data: Trajectories) -> Trajectories:
+        """The trajectories without momenta, which depend on an L that is not known yet."""
+        return data.replace(p=None, p_dot=None)
+
+    def canonical(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
+        """The state (q, v) as the step carries it, (q, p), on the constraint where there is one."""
+        p = self.lagrangian.momentum(q, x, t)
+        return self.plain.project(q, p, t) if isinstance(self.plain, Rattle) else (q, p)
+
+    def measured(self, q: Tensor, p: Tensor, t: Time = 0.0) -> Tensor:
+        """A state (q, p) of the step as (q, v) side by side, (*batch, 2 d)."""
+        return torch.cat((q, self.lagrangian.velocity(q, p, t)), dim=-1)
+
+    def energy(self, q: Any, v: Any) -> Tensor:
+        """The learned energy p · v - L, up to a factor and a constant, q and v of shape (*batch, d) -> (*batch,)."""
+        return self.lagrangian.energy(*self.states(q, v))
+
+    def acceleration(self, q: Any, v: Any) -> Tensor:
+        """The acceleration, friction and constraint included, q and v of shape (*batch, d) -> (*batch, d)."""
+        return self.vector_field(*self.states(q, v))[1]
+
+    def momentum(self, q: Any, v: Any) -> Tensor:
+        """The canonical momentum dL/dv, q and v of shape (*batch, d) -> (*batch, d)."""
+        return self.lagrangian.momentum(*self.states(q, v))
+
+    def velocity(self, q: Any, p: Any) -> Tensor:
+        """The velocity of a canonical momentum, q and p of shape (*batch, d) -> (*batch, d)."""
+        return self.lagrangian.velocity(*self.states(q, p))
+
+    @property
+    def integrator(self) -> str:
+        """What the step is called."""
+        name = self.config["composition"]
+        return self.config["rule"] if name is None else f"{name} of {self.config['rule']}"
+
+    def mass_matrix(self, q: Any, v: Any | None = None) -> Tensor:
+        """The mass matrix d2L/dv2 at (q, v), at rest by default, (*batch, d) -> (*batch, d, d)."""
+        return self.lagrangian.mass_matrix(*self.states(q, torch.zeros_like(torch.as_tensor(q)) if v is None else v))
+
+    @torch.no_grad()
+    def rollout(self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int = 1, progress: bool = False) -> Tensor:
+        """Carry initial states forward, all at once; q and v of shape (*batch, d) -> (n_steps + 1, *batch, 2 d).
+
+        With a constraint the initial states are first moved onto it.
+
+        Args:
+            q: positions at time 0.
+            v: velocities at time 0.
+            n_steps: the number of states after them.
+            dt: the time between two states; negative runs backwards.
+            substeps: steps of the integrator between two states.
+            progress: whether to show a progress bar.
+
+        Raises:
+            InputError: a shape or a number is wrong.
+            RolloutError: a state is not finite, or a step does not settle; the error says when and which.
+        """
+        q, p = self.canonical(*self.states(q, v))
+        path = rollout(self.step, q, p, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
+        return self.measured(*path.chunk(2, dim=-1))
+
+    @classmethod
+    def from_hnn(cls, model: HNN, **settings: Any) -> Self:
+        """The Lagrangian model of a Hamiltonian one, by the Legendre transform; both share their parameters.
+
+        Args:
+            model: a fitted :class:`HNN` without friction, regular in p.
+            settings: rule, composition and regulariser, as for the class.
+
+        Raises:
+            InputError: the model has friction, which is another law in velocities.
+
+        Example:
+            >>> import torch, hamflow as hf
+            >>> lnn = hf.LNN.from_hnn(hf.HNN(1, energy=hf.systems.Pendulum(mass=2.0)))
+            >>> lnn.mass_matrix(torch.zeros(1)).item()
+            2.0
+        """
+        if not isinstance(model, HNN):
+            raise InputError(f"model is a {type(model).__name__}, expected an HNN")
+        if model.config["friction"]:
+            raise InputError("model has friction, expected one without: damping of momenta is none of velocities")
+        found = cls(model.dim, lagrangian=LegendreLagrangian(model.hamiltonian), periodic=model.angles, **settings)
+        found.history = model.history
+        return found.eval()
+
+    def to_hnn(self, **settings: Any) -> HNN:
+        """The Hamiltonian model of this one, by the Legendre transform; both share their parameters.
+
+        Args:
+            settings: scheme, as for :class:`HNN`.
+
+        Raises:
+            InputError: the model has friction or a constraint.
+        """
+        if self.force is not None or self.constraint is not None:
+            raise InputError("the model has friction or a constraint, expected one without: an HNN has neither")
+        found = HNN(self.dim, energy=LegendreHamiltonian(self.lagrangian), periodic=self.angles, **settings)
+        found.history = self.history
+        return found.eval()
+
+    def saved_config(self) -> dict[str, Any]:
+        """The configuration as JSON can hold it."""
+        if not isinstance(self.config["lagrangian"], str):
+            raise InputError("lagrangian is one of your own, expected a named one; torch.save its state_dict instead")
+        constraint = self.constraint
+        if constraint is None:
+            return self.config
+        if not isinstance(constraint, RigidLinks):
+            raise InputError("constraint is one of your own, expected RigidLinks; torch.save the state_dict instead")
+        return self.config | {"constraint": constraint.arguments()}
