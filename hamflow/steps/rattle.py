@@ -110,9 +110,7 @@ class Rattle(Step):
         def equations(x: Tensor) -> Tensor:
             u, multipliers = x[..., :d], x[..., d:]
             impulse = self.constraint.pullback(q, multipliers)
-            return torch.cat(
-                (self.free.momenta(q, u, begin, end, dt)[0] - p - impulse, self.constraint(q + dt * u) / dt), dim=-1
-            )
+            return torch.cat((self.free.momenta(q, u, begin, end, dt)[0] - p - impulse, self._reach(q, u, dt)), dim=-1)
 
         solution, self.residual = root(
             equations, guess, what=type(self).__name__, tolerance=self.free.requested_tolerance
@@ -120,6 +118,15 @@ class Rattle(Step):
         u = solution[..., :d]
         q1 = q + dt * u
         return q1, self._tangent(q1, self.free.momenta(q, u, begin, end, dt)[1], end)
+
+    def _reach(self, q: Tensor, u: Tensor, dt: Time) -> Tensor:
+        # g(q1) / dt, and its limit for steps of no length, which must be the identity.
+        span = torch.as_tensor(dt, dtype=q.dtype, device=q.device)
+        still = span == 0
+        if not bool(still.any()):
+            return self.constraint(q + span * u) / span
+        far = self.constraint(q + span * u) / torch.where(still, 1.0, span)
+        return torch.where(still, self.constraint.along(q, u), far)
 
     def _tangent(self, q: Tensor, p: Tensor, t: Time) -> Tensor:
         # The momentum whose velocity obeys G v = 0, reached along G.
