@@ -70,7 +70,7 @@ def test_the_trapezoidal_rule_of_a_constant_mass_is_leapfrog(dt: Any, float64: t
     mass = torch.tensor([0.5, 3.0])
     q, p = states(5)
     step = hf.VariationalStep(hf.MechanicalLagrangian(ConstantMass(2, mass), hf.FunctionEnergy(well)), "trapezoidal")
-    leapfrog = hf.Splitting(hf.SeparableHamiltonian(hf.QuadraticKinetic(2, mass), hf.FunctionEnergy(well)))
+    leapfrog = hf.Splitting(hf.SeparableHamiltonian(hf.QuadraticKinetic(2, mass=mass), hf.FunctionEnergy(well)))
     close(step(q, p, 0.0, dt), leapfrog(q, p, 0.0, dt), 1e-12)
 
 
