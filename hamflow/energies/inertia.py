@@ -68,7 +68,14 @@ def _regularised(mass: Tensor, force: Tensor, regulariser: float, what: str) -> 
 
 
 def condition_numbers(mass: Tensor) -> Tensor:
-    """The condition numbers of symmetric matrices, (*batch, d, d) -> (*batch,); infinite where one is singular."""
+    """The condition numbers of symmetric matrices, (*batch, d, d) -> (*batch,); infinite where one is singular.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.energies import condition_numbers
+        >>> condition_numbers(torch.diag(torch.tensor([2.0, -8.0])))
+        tensor(4.)
+    """
     sizes = torch.linalg.eigvalsh(mass).abs()
     return sizes.amax(-1) / sizes.amin(-1)
 
