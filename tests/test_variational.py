@@ -43,6 +43,16 @@ def learned() -> hf.NetworkLagrangian:
     return found
 
 
+def heavy() -> hf.MechanicalLagrangian:
+    """A mass matrix from a network that has moved away from its start."""
+    torch.manual_seed(3)
+    mass = hf.NetworkMass(2, (8,)).double()
+    with torch.no_grad():
+        for parameter in mass.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return hf.MechanicalLagrangian(mass, hf.FunctionEnergy(well))
+
+
 def states(n: int, dim: int = 2, seed: int = 0, size: float = 0.7) -> tuple[Tensor, Tensor]:
     q, p = size * torch.randn(2, n, dim, generator=torch.Generator().manual_seed(seed), dtype=F64)
     return q, p
@@ -79,9 +89,9 @@ def test_momenta_beyond_m_c(rule: str) -> None:
     particle = hf.FunctionLagrangian(lambda q, v: -(1 - v**2).sqrt().sum(-1) - 0.5 * (q**2).sum(-1))
     q, p = torch.tensor([[0.0], [1.0]], dtype=F64), torch.tensor([[5.0], [-3.0]], dtype=F64)
     step = hf.Composition(hf.VariationalStep(particle, rule), TRIPLE_JUMP4)
-    path = hf.rollout(step, q, p, n_steps=100, dt=0.05)
+    path = hf.rollout(step, q, p, n_steps=20, dt=0.1)
     energy = (1 + path[..., 1] ** 2).sqrt() + 0.5 * path[..., 0] ** 2
-    assert (energy - energy[0]).abs().max() < 1e-4
+    assert (energy - energy[0]).abs().max() < 1e-3
 
 
 class Driven(Lagrangian):
@@ -97,10 +107,10 @@ def test_a_driven_oscillator_at_its_time(rule: str) -> None:
     """q'' = -3 q + sin 2t from q = 0, v = -2 has the motion -sin 2t."""
     q, v = torch.zeros(1, 1, dtype=F64), torch.full((1, 1), -2.0, dtype=F64)
     step = hf.Composition(hf.VariationalStep(Driven(), rule), TRIPLE_JUMP4)
-    path = hf.rollout(step, q, v, n_steps=40, dt=0.025)
-    times = 0.025 * torch.arange(41, dtype=F64)
-    assert (path[:, 0, 0] + (2 * times).sin()).abs().max() < 1e-6
-    back = step.iterate_inverse(path[-1, :, :1], path[-1, :, 1:], 0.0, 0.025, 40)
+    path = hf.rollout(step, q, v, n_steps=20, dt=0.05)
+    times = 0.05 * torch.arange(21, dtype=F64)
+    assert (path[:, 0, 0] + (2 * times).sin()).abs().max() < 1e-5
+    back = step.iterate_inverse(path[-1, :, :1], path[-1, :, 1:], 0.0, 0.05, 20)
     close(back, (q, v), 1e-12)
 
 
@@ -137,7 +147,7 @@ def test_friction_keeps_the_order_and_the_inverse(rule: str, float64: torch.dtyp
     with torch.no_grad():
         end = step.iterate(q, p, 0.0, 0.05, 20)
         close(step.iterate_inverse(*end, 0.0, 0.05, 20), (q, p), 1e-11)
-        assert lagrangian.energy(end[0], lagrangian.velocity(*end)) < 0.5 * lagrangian.energy(q, v)
+        assert lagrangian.energy(end[0], lagrangian.velocity(*end)) < 0.7 * lagrangian.energy(q, v)
     with pytest.raises(hf.InputError, match="force is given: the change of volume depends on the path"):
         step.log_det(q)
     a, b = step(q, p)
@@ -173,14 +183,14 @@ def test_the_volume_in_velocities(rule: str) -> None:
 @pytest.mark.parametrize(
     ("step", "dt"),
     [
-        (hf.VariationalStep(bent(), "trapezoidal"), 0.2),
+        (hf.VariationalStep(heavy(), "trapezoidal"), 0.2),
         (hf.VariationalStep(learned() + hf.FunctionLagrangian(lambda q, v: -well(q))), 0.2),
     ],
     ids=["mechanical", "network"],
 )
 def test_energies_do_not_drift(step: hf.VariationalStep, dt: float) -> None:
     q, p = states(2, seed=1, size=1.0)
-    trend = check_drift(step, q, p, dt=dt, n_steps=400)
+    trend = check_drift(step, q, p, dt=dt, n_steps=200)
     assert 1e-5 < trend.largest < 0.1
 
 
@@ -200,11 +210,13 @@ def test_first_and_second_derivatives() -> None:
 LENGTHS, WEIGHTS = (1.0, 0.8), (0.7, 1.3)
 
 
-def chain(gravity: float) -> hf.MechanicalLagrangian:
+def chain(gravity: float, stiffness: float = 0.0) -> hf.MechanicalLagrangian:
+    """Two bodies in the plane, a spring from the second to (1, 1)."""
     mass = ConstantMass(4, torch.tensor(WEIGHTS), structure="bodies", space=2)
-    return hf.MechanicalLagrangian(
-        mass, hf.FunctionEnergy(lambda q: gravity * (q[..., 1::2] @ torch.tensor(WEIGHTS, dtype=F64)))
-    )
+    pull = gravity * torch.tensor([0.0, WEIGHTS[0], 0.0, WEIGHTS[1]], dtype=F64)
+    held = stiffness * torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=F64)
+    potential = hf.FunctionEnergy(lambda q: q @ pull + 0.5 * (q - 1) ** 2 @ held, lambda q: pull + held * (q - 1))
+    return hf.MechanicalLagrangian(mass, potential)
 
 
 def rods() -> hf.RigidLinks:
@@ -223,31 +235,32 @@ def hung(angles: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_a_chain_is_a_double_pendulum(float64: torch.dtype) -> None:
-    """In Cartesian coordinates with rods, against the angles, over two seconds."""
+    """In Cartesian coordinates with rods, against the angles, over one second."""
     system = DoublePendulum(WEIGHTS, LENGTHS, gravity=5.0)
     angles, momenta = torch.tensor([[0.5, -0.4], [1.0, 1.2]]), torch.tensor([[0.3, 0.0], [0.0, 0.2]])
-    data = system.simulate(initial=(angles, momenta), n_steps=10, dt=0.2)
+    data = system.simulate(initial=(angles, momenta), n_steps=5, dt=0.2)
     q, v = hung(data.q, data.need("v"))
     lagrangian = chain(5.0)
     step = hf.Composition(hf.Rattle(lagrangian, rods()), TRIPLE_JUMP4)
-    path = hf.rollout(step, q[:, 0], lagrangian.momentum(q[:, 0], v[:, 0]), n_steps=10, dt=0.2, substeps=20)
+    path = hf.rollout(step, q[:, 0], lagrangian.momentum(q[:, 0], v[:, 0]), n_steps=5, dt=0.2, substeps=8)
     error = (path.movedim(0, 1)[..., :4] - q).abs().max()
     assert error < 1e-4
-    rough = hf.rollout(step, q[:, 0], lagrangian.momentum(q[:, 0], v[:, 0]), n_steps=10, dt=0.2, substeps=10)
+    rough = hf.rollout(step, q[:, 0], lagrangian.momentum(q[:, 0], v[:, 0]), n_steps=5, dt=0.2, substeps=4)
     assert (rough.movedim(0, 1)[..., :4] - q).abs().max() > 10 * error, "order 4"
 
 
 @RULES
 def test_a_chain_keeps_its_energy(rule: str, float64: torch.dtype) -> None:
-    lagrangian = chain(5.0)
+    """With the spring, because in gravity alone both rules are one."""
+    lagrangian = chain(5.0, 4.0)
     step = hf.Rattle(lagrangian, rods(), rule)
     q, v = hung(torch.tensor([[1.5, -0.5]]), torch.zeros(1, 2))
-    path = hf.rollout(step, q, lagrangian.momentum(q, v), n_steps=400, dt=0.02)
+    path = hf.rollout(step, q, lagrangian.momentum(q, v), n_steps=160, dt=0.03)
     a, p = path.chunk(2, -1)
     energy = lagrangian.energy(a, lagrangian.velocity(a, p))
     off = energy - energy[0]
-    assert off.abs().max() < 0.02 * 5.0
-    assert off[200:].abs().max() < 1.5 * off[:200].abs().max(), "bounded"
+    assert 1e-4 < off.abs().max() < 0.2
+    assert off[80:].abs().max() < 1.5 * off[:80].abs().max(), "bounded"
     assert step.constraint(a).abs().max() < 1e-10
     assert step.constraint.along(a, lagrangian.velocity(a, p)).abs().max() < 1e-10
 
@@ -257,7 +270,7 @@ def test_a_chain_without_gravity_keeps_its_angular_momentum(rule: str, float64: 
     """About the pivot: the rods pull towards it, or along themselves."""
     lagrangian = chain(0.0)
     q, v = hung(torch.tensor([[1.5, -0.5]]), torch.tensor([[1.0, -3.0]]))
-    path = hf.rollout(hf.Rattle(lagrangian, rods(), rule), q, lagrangian.momentum(q, v), n_steps=100, dt=0.05)
+    path = hf.rollout(hf.Rattle(lagrangian, rods(), rule), q, lagrangian.momentum(q, v), n_steps=50, dt=0.05)
     x, p = (z.unflatten(-1, (2, 2)) for z in path.chunk(2, -1))
     turn = (x[..., 0] * p[..., 1] - x[..., 1] * p[..., 0]).sum(-1)
     assert (turn - turn[0]).abs().max() < 1e-11 * turn.abs().max() + 1e-12
@@ -267,19 +280,19 @@ def test_a_chain_without_gravity_keeps_its_angular_momentum(rule: str, float64: 
 def test_friction_under_constraints(float64: torch.dtype) -> None:
     """A pendulum in the plane, against its angle: m l^2 a'' = -m g l sin a - c l^2 a'."""
     mass, length, rate = 2.0, 0.7, 0.4
-    weight = hf.MechanicalLagrangian(ConstantMass(2, mass), hf.FunctionEnergy(lambda q: mass * 9.81 * q[..., 1]))
+    weight = hf.MechanicalLagrangian(ConstantMass(2, mass), hf.FunctionEnergy(lambda q: 9.81 * mass * q[..., 1]))
     rod, friction = hf.RigidLinks([(-1, 0)], length, points=1, space=2), hf.RayleighFriction(2, rates=rate)
     step = hf.Composition(hf.Rattle(weight, rod, force=friction), TRIPLE_JUMP4)
 
     def slope(_: float, z: np.ndarray) -> list[float]:
         return [z[1], -9.81 / length * math.sin(z[0]) - rate / mass * z[1]]
 
-    exact = solve_ivp(slope, (0, 2), [2.0, 0.0], "DOP853", rtol=1e-12, atol=1e-12).y[0, -1]
+    exact = solve_ivp(slope, (0, 1), [2.0, 0.0], "DOP853", rtol=1e-12, atol=1e-12).y[0, -1]
     q = length * torch.tensor([[math.sin(2.0), -math.cos(2.0)]])
-    end, p = step.iterate(q, 0 * q, 0.0, 0.01, 200)
+    end, p = step.iterate(q, 0 * q, 0.0, 0.025, 40)
     expected = length * torch.tensor([[math.sin(exact), -math.cos(exact)]])
-    torch.testing.assert_close(end, expected, rtol=0, atol=1e-5)
-    close(step.iterate_inverse(end, p, 0.0, 0.01, 200), (q, 0 * q), 1e-9)
+    torch.testing.assert_close(end, expected, rtol=0, atol=2e-4)
+    close(step.iterate_inverse(end, p, 0.0, 0.025, 40), (q, 0 * q), 1e-9)
 
 
 def test_project(float64: torch.dtype) -> None:
