@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import hamflow as hf
 from hamflow.energies import ConstantMass
 from hamflow.models.units import Units
-from hamflow.systems import DoublePendulum, HenonHeiles, MassSpring, Pendulum, RelativisticParticle, Trajectories
+from hamflow.systems import ChargedParticle, DoublePendulum, HenonHeiles, MassSpring, Pendulum, Trajectories
 
 F64 = torch.float64
 NAMED = pytest.mark.parametrize("lagrangian", ["mechanical", "constant_mass", "general"])
@@ -34,6 +34,9 @@ class Known(hf.Lagrangian):
 
     def forward(self, q: Tensor, v: Tensor, t: Any = 0.0) -> Tensor:
         return 0.5 * (v**2 - self.k * q**2).sum(-1)
+
+    def gradient(self, q: Tensor, v: Tensor, t: Any = 0.0) -> tuple[Tensor, Tensor]:
+        return -self.k * q, v
 
 
 def fit(data: Any, lagrangian: Any = "mechanical", **settings: Any) -> hf.LNN:
@@ -64,9 +67,9 @@ def grid(width: float = 1.0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("learn_from", "bound"), [("derivatives", 0.05), ("residual", 0.1), ("states", 0.15)])
 def test_the_accelerations_of_a_pendulum(lagrangian: str, learn_from: str, bound: float) -> None:
     """They are up to 6; those of no force at all would be off by 5."""
-    data = PENDULUM.simulate(12, 30, dt=0.1, derivatives=True)
-    states = learn_from == "states"
-    model = fit(data, lagrangian, learn_from=learn_from, polish=15 if states else 100, composition=None)
+    data = PENDULUM.simulate(8, 20, dt=0.1, derivatives=True)
+    polish = 40 if learn_from == "states" else 100
+    model = fit(data, lagrangian, learn_from=learn_from, window=1, polish=polish, composition=None)
     q, v = grid()
     assert (model.acceleration(q, v) + 6 * q.sin()).abs().max() < bound
     # Periodic because the trajectories say so.
@@ -81,12 +84,14 @@ def test_the_accelerations_of_a_pendulum(lagrangian: str, learn_from: str, bound
 def test_a_double_pendulum() -> None:
     """Its mass matrix up to one factor, and its motion for as long as the data and as long again."""
     data = ARM.simulate(12, 40, dt=0.05, derivatives=True)
-    model = fit(only(data, "q", "v", "v_dot"), widths=(32,), epochs=60, polish=150)
+    model = fit(only(data, "q", "v", "v_dot"), widths=(32,), epochs=40, polish=300)
     q = data.q[:, ::10].flatten(0, 1)
     found, c = model.mass_matrix(q).detach(), (q[:, 0] - q[:, 1]).cos()
     true = torch.stack((2 + 0 * c, c, c, 1 + 0 * c), -1).view(-1, 2, 2)
     factor = (found * true).sum() / (true * true).sum()
-    assert (found / factor - true).abs().max() < 0.15
+    assert (found / factor - true).abs().max() < 0.3
+    hanging = model.mass_matrix(torch.zeros(2)).detach() / factor
+    torch.testing.assert_close(hanging, torch.tensor([[2.0, 1.0], [1.0, 1.0]], dtype=F64), rtol=0, atol=0.08)
     long = ARM.simulate(initial=(data.q[:3, 0], data.need("p")[:3, 0]), n_steps=60, dt=0.05)
     path = model.rollout(long.q[:, 0], long.need("v")[:, 0], n_steps=60, dt=0.05).movedim(0, 1)
     assert (path[..., :2] - long.q).abs().max() < 0.1
@@ -97,9 +102,9 @@ def test_a_double_pendulum() -> None:
 @SOURCES
 def test_a_lagrangian_of_ones_own_is_learned_in_place(learn_from: str) -> None:
     own = Known()
-    model = fit(SPRING.simulate(**EXACT), own, learn_from=learn_from, polish=30)  # type: ignore[arg-type]
+    model = fit(SPRING.simulate(**EXACT), own, learn_from=learn_from, epochs=6, polish=15)  # type: ignore[arg-type]
     assert model.lagrangian is own
-    assert own.k.item() == pytest.approx(6.0, rel=1e-4 if learn_from == "states" else 1e-9)
+    assert own.k.item() == pytest.approx(6.0, rel=5e-4 if learn_from == "states" else 1e-9)
 
 
 def test_known_gravity_and_an_unknown_spring() -> None:
@@ -115,16 +120,14 @@ def test_known_gravity_and_an_unknown_spring() -> None:
     assert (model.acceleration(q, 0 * q) + 6 * q + 9.81).abs().max() < 0.05
 
 
-def test_relativity_is_beyond_canonical_guesses() -> None:
-    """The kinetic energy is no quadratic form: only the general network has it."""
-    system = RelativisticParticle(mass=1.0, c=1.0, stiffness=1.0)
-    data = system.simulate(10, 30, dt=0.1, derivatives=True)
-    q, v = data.q[:, ::5].flatten(0, 1), data.need("v")[:, ::5].flatten(0, 1)
-    true = data.need("v_dot")[:, ::5].flatten(0, 1)
+def test_a_magnetic_field_is_no_mass() -> None:
+    """It pulls across the velocity: only the general network has a term linear in that."""
+    data = ChargedParticle(mass=2.0, charge=3.0).simulate(6, 20, dt=0.1, derivatives=True)
+    q, v, true = (x[:, ::5].flatten(0, 1) for x in (data.q, data.need("v"), data.need("v_dot")))
     errors = [
         float((fit(data, name, polish=80).acceleration(q, v) - true).abs().max()) for name in ("general", "mechanical")
     ]
-    assert errors[0] < 0.02 < errors[1]
+    assert 10 * errors[0] < 0.5 < errors[1]
 
 
 @NAMED
@@ -219,7 +222,7 @@ def test_noise_is_seen_through(learn_from: str) -> None:
     rates = []
     for noise in (None, 0.0):
         own = Known()
-        fit(data, own, learn_from=learn_from, noise=noise, polish=30, window=10, composition=None, rule="trapezoidal")
+        fit(data, own, learn_from=learn_from, noise=noise, epochs=9, polish=20, composition=None, rule="trapezoidal")
         rates.append(float(own.k.detach()))
     # From states the step of dt = 0.1 shifts the frequency by half a per cent.
     assert rates[0] == pytest.approx(6.0, rel=0.05 if learn_from == "states" else 5e-3)
@@ -229,7 +232,7 @@ def test_noise_is_seen_through(learn_from: str) -> None:
 def test_velocities_are_inferred() -> None:
     own = Known()
     data = only(SPRING.simulate(10, 20, dt=0.1), "q")
-    fit(data, own, polish=30)
+    fit(data, own, epochs=6, polish=15)
     assert own.k.item() == pytest.approx(6.0, rel=1e-3)
     with pytest.raises(hf.InputError, match=r"the trajectories have q, expected v and v_dot: hf\.systems\.estimate"):
         fit(data, own, learn_from="residual")
@@ -241,7 +244,7 @@ def test_missing_frames_and_a_pause(noise: float) -> None:
     keep = torch.cat([torch.arange(*part) for part in ((0, 40), (54, 90), (450, 501))])
     gaps = data.replace(times=data.times[keep], **{name: getattr(data, name)[:, keep] for name in data.given})
     own = Known(0.5)
-    fit(gaps, own, rule="trapezoidal", composition=None, window=10, polish=20)
+    fit(gaps, own, rule="trapezoidal", composition=None, epochs=6, polish=15)
     assert own.k.item() == pytest.approx(1.0, abs=0.02 if noise else 1e-3)
 
 
@@ -249,7 +252,7 @@ def test_lengths_may_differ() -> None:
     parts = [SPRING.simulate(**EXACT | {"n_steps": n, "seed": n}) for n in (5, 20, 30)]  # type: ignore[arg-type]
     for learn_from in ("derivatives", "residual", "states"):
         own = Known()
-        fit(parts, own, learn_from=learn_from, polish=20)
+        fit(parts, own, learn_from=learn_from, epochs=6, polish=15)
         assert own.k.item() == pytest.approx(6.0, rel=1e-3)
 
 
@@ -273,8 +276,8 @@ def damped(gamma: float = 0.3) -> Trajectories:
 
 @pytest.mark.parametrize(("learn_from", "bound"), [("derivatives", 0.01), ("residual", 0.01), ("states", 0.03)])
 def test_friction_is_learned(learn_from: str, bound: float) -> None:
-    data, polish = damped(), 15 if learn_from == "states" else 100
-    model = fit(data, "constant_mass", friction=True, learn_from=learn_from, polish=polish, composition=None)
+    data, polish = damped(), 40 if learn_from == "states" else 100
+    model = fit(data, "constant_mass", friction=True, learn_from=learn_from, window=1, polish=polish, composition=None)
     rate = model.friction / model.mass_matrix(torch.zeros(1))
     assert float(rate.detach()) == pytest.approx(0.3, rel=bound)
     path = model.rollout(data.q[:, 0], data.need("v")[:, 0], n_steps=40, dt=0.1, substeps=2)
@@ -309,7 +312,7 @@ def hung(n: int, steps: int) -> Trajectories:
 
 @SOURCES
 def test_a_pendulum_in_cartesian_coordinates(learn_from: str, float64: torch.dtype) -> None:
-    data = hung(8, 20)
+    data = hung(8, 12)
     rod = hf.RigidLinks([(-1, 0)], 0.7, points=1, space=2)
     polish = 10 if learn_from == "states" else 80
     model = fit(
@@ -323,8 +326,8 @@ def test_a_pendulum_in_cartesian_coordinates(learn_from: str, float64: torch.dty
     )
     q, v = data.q[:, ::4].flatten(0, 1), data.need("v")[:, ::4].flatten(0, 1)
     error = model.acceleration(q, v) - data.need("v_dot")[:, ::4].flatten(0, 1)
-    assert error.abs().max() < (0.3 if learn_from == "states" else 0.1), "of up to 30"
-    path = model.rollout(data.q[:, 0], data.need("v")[:, 0], n_steps=20, dt=0.05, substeps=2)
+    assert error.abs().max() < (1.0 if learn_from == "states" else 0.1), "of up to 30"
+    path = model.rollout(data.q[:, 0], data.need("v")[:, 0], n_steps=12, dt=0.05, substeps=2)
     assert (path[..., :2] - data.q.transpose(0, 1)).abs().max() < 0.03
     assert rod(path[..., :2]).abs().max() < 1e-10
     assert rod.along(*path.chunk(2, -1)).abs().max() < 1e-10
@@ -379,14 +382,14 @@ def test_there_and_back(lagrangian: str) -> None:
     q, v = data.q[:, 0], data.need("v")[:, 0]
     hnn = model.to_hnn()
     assert isinstance(hnn, hf.HNN) and hnn.history == model.history and hnn.angles == model.angles and not hnn.training
-    path = model.rollout(q, v, n_steps=20, dt=0.05)
-    other = hnn.rollout(q, model.momentum(q, v), n_steps=20, dt=0.05)
+    path = model.rollout(q, v, n_steps=6, dt=0.05)
+    other = hnn.rollout(q, model.momentum(q, v), n_steps=6, dt=0.05)
     a, p = other.chunk(2, -1)
     assert (path[..., :2] - a).abs().max() < 1e-8
     assert (path[..., 2:] - model.velocity(a, p)).abs().max() < 1e-8
     torch.testing.assert_close(hnn.energy(a, p), model.energy(*path.chunk(2, -1)), rtol=1e-9, atol=1e-9)
     back = hf.LNN.from_hnn(hnn, composition=None)
-    assert (back.rollout(q, v, n_steps=20, dt=0.05) - path).abs().max() < 1e-8
+    assert (back.rollout(q, v, n_steps=6, dt=0.05) - path).abs().max() < 1e-8
     torch.testing.assert_close(back.acceleration(q, v), model.acceleration(q, v), rtol=1e-8, atol=1e-8)
 
 
@@ -397,8 +400,8 @@ def test_a_fitted_hamiltonian_has_velocities() -> None:
     assert model.angles == (0,) and model.history == hnn.history
     q, p = data.q[:, 0], data.need("p")[:, 0]
     v = hnn.vector_field(q, p)[0].detach()
-    path = model.rollout(q, v, n_steps=20, dt=0.1, substeps=4)
-    other = hnn.rollout(q, p, n_steps=20, dt=0.1, scheme="yoshida6", substeps=40)
+    path = model.rollout(q, v, n_steps=4, dt=0.1, substeps=3)
+    other = hnn.rollout(q, p, n_steps=4, dt=0.1, scheme="yoshida6", substeps=10)
     assert (path[..., :1] - other[..., :1]).abs().max() < 1e-8
     torch.testing.assert_close(model.energy(q, v), hnn.energy(q, p), rtol=1e-9, atol=1e-9)
     assert {id(x) for x in model.parameters()} == {id(x) for x in hnn.parameters()}
@@ -523,16 +526,15 @@ def test_a_rollout_that_ends_says_when() -> None:
 def test_a_singular_mass_is_reported(learn_from: str) -> None:
     """With its condition number, and the regulariser that lets it be."""
 
-    class Half(Known):
-        def forward(self, q: Tensor, v: Tensor, t: Any = 0.0) -> Tensor:
-            return super().forward(q, v, t) - 0.5 * v[..., 1] ** 2
+    def half() -> hf.Lagrangian:
+        return Known(3.0) + hf.FunctionLagrangian(lambda q, v: -0.5 * v[..., 1] ** 2)
 
     data = HenonHeiles().simulate(3, 10, dt=0.1, derivatives=True)
     with pytest.raises(hf.SolveError, match=r"singular: condition number inf.*LNN\(regulariser=1e-3\)"):
-        fit(data, Half(), learn_from=learn_from)
+        fit(data, half(), learn_from=learn_from)
     for dtype in (torch.float32, F64):
-        model = fit(data.to(dtype), Half(), learn_from="derivatives", regulariser=1e-3, epochs=3)
-        assert min(model.history.validation) <= model.history.start
+        model = fit(data.to(dtype), half(), learn_from="derivatives", regulariser=1e-3, epochs=3)
+        assert min(model.history.validation) < model.history.start
         assert model.acceleration(data.q[0], data.need("v")[0]).isfinite().all()
 
 
