@@ -312,7 +312,7 @@ def hung(n: int, steps: int) -> Trajectories:
 
 @SOURCES
 def test_a_pendulum_in_cartesian_coordinates(learn_from: str, float64: torch.dtype) -> None:
-    data = hung(8, 12)
+    data = hung(5, 10)
     rod = hf.RigidLinks([(-1, 0)], 0.7, points=1, space=2)
     polish = 10 if learn_from == "states" else 80
     model = fit(
@@ -327,7 +327,7 @@ def test_a_pendulum_in_cartesian_coordinates(learn_from: str, float64: torch.dty
     q, v = data.q[:, ::4].flatten(0, 1), data.need("v")[:, ::4].flatten(0, 1)
     error = model.acceleration(q, v) - data.need("v_dot")[:, ::4].flatten(0, 1)
     assert error.abs().max() < (1.0 if learn_from == "states" else 0.1), "of up to 30"
-    path = model.rollout(data.q[:, 0], data.need("v")[:, 0], n_steps=12, dt=0.05, substeps=2)
+    path = model.rollout(data.q[:, 0], data.need("v")[:, 0], n_steps=10, dt=0.05, substeps=2)
     assert (path[..., :2] - data.q.transpose(0, 1)).abs().max() < 0.03
     assert rod(path[..., :2]).abs().max() < 1e-10
     assert rod.along(*path.chunk(2, -1)).abs().max() < 1e-10
