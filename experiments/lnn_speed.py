@@ -17,17 +17,17 @@ PEERS = ("products", "full_hessian", "sample_loop")
 BARS = {("d2", "products"): 1.0, ("d6", "full_hessian"): 3.0, ("d2", "sample_loop"): 100.0}
 NOTES = """
 One training step of a general Lagrangian L(q, v), two hidden softplus layers: the accelerations of a batch, their
-squared misfit, its gradient, and Adam's update; one thread, single precision. Sizes (d, batch, width): d2 (2, 256, 128),
-d6 (6, 256, 128), d2_wide (2, 512, 600). hamflow writes the second derivatives out and differentiates once. The peers
-train the same network and differ in how they find M = d2L/dv2 and (d2L/dq dv) v:
+squared misfit, its gradient, and Adam's update; one thread, single precision. Sizes (d, batch, width): d2 is
+(2, 256, 128), d6 (6, 256, 128), d2_wide (2, 512, 600). hamflow writes the second derivatives out and differentiates
+once. The peers train the same network and differ in how they find M = d2L/dv2 and (d2L/dq dv) v:
 
-- products: d + 1 vector-Jacobian products by automatic differentiation, the way of constrained networks (Finzi, Wang and
-  Wilson 2020, arXiv 2010.13581), and a linear solve.
+- products: d + 1 vector-Jacobian products by automatic differentiation, the way of constrained networks (Finzi, Wang
+  and Wilson 2020, arXiv 2010.13581), and a linear solve.
 - full_hessian: the whole 2d x 2d Hessian of every state by torch.func.vmap, and a linear solve.
 - sample_loop: the whole Hessian and a pseudo-inverse, one state after the other.
 
-speedup_over_*: process time of a peer's steps over that of hamflow's, which take turns; the median over rounds, with the
-quartiles beside it. In float64 the parameter gradients agree to 1e-8 of their size, and a run fails where they do not.
+speedup_over_*: process time of a peer's steps over that of hamflow's, which take turns; the median over rounds, with
+the quartiles beside it. In float64 the parameter gradients agree to 1e-8 of their size, and a run fails where they do not.
 """
 
 
