@@ -27,7 +27,7 @@ once. The peers train the same network and differ in how they find M = d2L/dv2 a
 - sample_loop: the whole Hessian and a pseudo-inverse, one state after the other.
 
 speedup_over_*: process time of a peer's steps over that of hamflow's, which take turns; the median over rounds, with
-the quartiles beside it. In float64 the parameter gradients agree to 1e-8 of their size, and a run fails where they do not.
+the quartiles beside it. In float64 the parameter gradients agree to 1e-8 of their size, or the run fails.
 """
 
 
