@@ -14,6 +14,8 @@ from hamflow.errors import SolveError
 DERIVATIVES = 2
 #: A Newton step that leaves more than this share of the one before asks for a new Jacobian.
 _SLOW = 0.1
+#: How often a Newton step is halved where it leaves the domain of the equations.
+_HALVINGS = 20
 
 
 class Root(NamedTuple):
@@ -71,9 +73,17 @@ def _solve(
 ) -> tuple[Tensor, float]:
     tolerance = tolerance or (1e-13 if x.dtype == torch.float64 else 1e-6)
     before, residual = 1.0, 0.0
-    inverse = None
+    inverse, step = None, torch.zeros_like(x)
     for _ in range(max_iterations):
         defect = equations(x)
+        for _ in range(_HALVINGS):
+            out = ~defect.isfinite().all(-1, keepdim=True) & (step != 0).any(-1, keepdim=True)
+            if not bool(out.any()):
+                break
+            # Velocities beyond that of light, say: half the way there.
+            step = torch.where(out, 0.5 * step, step)
+            x, inverse = torch.where(out, x + step, x), None
+            defect = equations(x)
         if inverse is None:
             inverse = _inverse_jacobian(equations, x, what)
         step = _apply(inverse, defect)

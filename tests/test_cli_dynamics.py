@@ -15,6 +15,9 @@ from hamflow.systems import Trajectories
 TINY = ["--model", "hnn", "--widths", "8", "--epochs", "3", "--quiet"]
 
 
+LAGRANGIAN = ["--model", "lnn", *TINY[2:]]
+
+
 def call(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
@@ -27,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, system in (("spring", "mass_spring"), ("stars", "henon_heiles")):
         assert call("simulate", system, "--out", folder / f"{name}.npz", *common) == 0
         assert call("fit", folder / f"{name}.npz", "--out", folder / name, *TINY) == 0
+        assert call("fit", folder / f"{name}.npz", "--out", folder / f"{name}_lnn", *LAGRANGIAN) == 0
     return folder
 
 
@@ -184,11 +188,56 @@ def test_positions_alone(noise: float | None, tmp_path: Path, capsys: pytest.Cap
     assert "p and v are missing, expected one of them" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("run", ["spring", "stars"])
+def test_a_lagrangian_is_fitted_and_carried_on(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Trajectories.load(folder / "spring.npz")
+    seen, run = tmp_path / "seen.npz", tmp_path / "run"
+    data.replace(p=None, p_dot=None).save(seen)
+    options = ["--lagrangian", "constant_mass", "--learn-from", "residual", "--friction", "--seed", 3]
+    assert call("fit", seen, "--out", run, *options, *LAGRANGIAN[:-1]) == 0
+    printed = capsys.readouterr().out
+    assert "3 trajectories of 26 states with q, v, v_dot" in printed
+    assert "friction: C = [[" in printed and "in units of the learned mass per unit of time" in printed
+    model = hf.load(run)
+    assert isinstance(model, hf.LNN)
+    expected = {"lagrangian": "constant_mass", "widths": [8], "friction": True, "seed": 3, "dim": 1}
+    assert {name: model.config[name] for name in expected} == expected
+    own = hf.LNN(1, lagrangian="constant_mass", widths=(8,), friction=True, seed=3)
+    own.fit(data, learn_from="residual", epochs=3, seed=3, progress=False)
+    q, v = data.q[:, 0], data.need("v")[:, 0]
+    torch.testing.assert_close(model.acceleration(q, v), own.acceleration(q, v))
+    for initial in ([], ["--initial", folder / "spring.npz"]):
+        out = ["--out", tmp_path / "path.npz", "--overwrite", "--substeps", 2, "--steps", 30]
+        assert call("rollout", run, *out, *initial) == 0
+        assert "energy: it changes by up to" in (printed := capsys.readouterr().out)
+        assert "friction takes it, C = [[" in printed
+        found = Trajectories.load(tmp_path / "path.npz")
+        assert found.given == ("q", "v") and found.metadata["units"] == {"time": "s", "q": "m", "v": "m/s"}
+        assert found.metadata["system"] == "lnn" and found.metadata["scheme"] == "triple_jump4 of midpoint"
+        path = model.rollout(q, v, n_steps=30, dt=data.dt, substeps=2).movedim(0, 1)
+        torch.testing.assert_close(torch.cat((found.q, found.need("v")), -1), path)
+
+
+def test_a_learned_lagrangian_speaks_of_its_energy(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = folder / "spring_lnn", tmp_path / "a.npz"
+    assert call("rollout", run, "--out", out, "--steps", 5) == 0
+    assert "a trend needs 20 states" in capsys.readouterr().out
+    assert call("rollout", run, "--out", tmp_path / "b.npz", "--scheme", "leapfrog") == 2
+    assert "is for splittings, and a Lagrangian model takes variational steps" in capsys.readouterr().err
+    one = tmp_path / "one.npz"
+    Trajectories.load(folder / "spring.npz").replace(v=None, v_dot=None).between(0, 1).save(one)
+    assert call("rollout", run, "--out", tmp_path / "b.npz", "--initial", one, "--steps", 3) == 2
+    assert "v is missing, expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", ["spring", "stars", "spring_lnn", "stars_lnn"])
 @pytest.mark.parametrize("kind", ["auto", "energy", "prediction", "history"])
 def test_plot(kind: str, run: str, tmp_path: Path, folder: Path) -> None:
     out = tmp_path / "figure.png"
-    data = ["--data", folder / f"{run}.npz"] if kind == "prediction" else []
+    data = ["--data", folder / f"{run.removesuffix('_lnn')}.npz"] if kind == "prediction" else []
     assert call("plot", folder / run, "--out", out, "--kind", kind, *data) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
 
@@ -197,6 +246,8 @@ def test_plot_auto_depends_on_what_is_there(tmp_path: Path, folder: Path, capsys
     cases = [
         ("spring", [], "phase"),
         ("stars", [], "energy"),
+        ("spring_lnn", [], "phase"),
+        ("stars_lnn", [], "energy"),
         ("spring", ["--data", folder / "spring.npz"], "prediction"),
     ]
     for i, (run, data, kind) in enumerate(cases):
@@ -225,6 +276,13 @@ def test_plot_auto_depends_on_what_is_there(tmp_path: Path, folder: Path, capsys
         ("fit {spring}.npz --out {new} --model hnn --widths wide", "--widths = 'wide'"),
         ("fit {spring}.npz --out {new} --model hnn --noise -1", "noise = -1.0"),
         ("fit {new}.npz --out {new} --model hnn", "does not exist"),
+        ("fit {spring}.npz --out {new} --lagrangian general", "--lagrangian belongs to --model lnn"),
+        ("fit {spring}.npz --out {new} --model hnn --lagrangian general", "--lagrangian belongs to --model lnn"),
+        ("fit {spring}.npz --out {new} --model hnn --learn-from residual", "learn_from = 'residual', expected one of"),
+        ("fit {spring}.npz --out {new} --model lnn --energy joint", "--energy belongs to --model hnn"),
+        ("fit {spring}.npz --out {new} --model lnn --scheme leapfrog", "--scheme belongs to --model hnn"),
+        ("fit {spring}.npz --out {new} --model lnn --n-steps 3", "--n-steps belongs to --model nhf"),
+        ("fit {spring}.npz --out {new} --model lnn --lagrangian dark", "lagrangian = 'dark', expected one of 'mech"),
         ("fit {spring}.npz --out {spring} --model hnn", "exists; --overwrite replaces it"),
         ("rollout {spring} --out {new}.txt", "suffix '.txt'"),
         ("rollout {spring} --out {new}.npz --initial {stars}.npz", "has 2 coordinates, expected 1"),

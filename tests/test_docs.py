@@ -65,8 +65,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 #: What a function of the same page returns or the user's class derives from, and shows in the example of that;
 #: what needs files that are not shipped; what models share among themselves; the entry point of the command line.
 WITHOUT_EXAMPLE = {
-    *("Trend", "History", "Quadrature", "StartingMixture", "EnergyReport", "StepReport", "FlowReport"),
-    *("Energy", "Hamiltonian", "PairEnergy", "Step", "System"),
+    *("Trend", "History", "Quadrature", "StartingMixture", "Terms", "Inertia"),
+    *("EnergyReport", "LagrangianReport", "StepReport", "ConstrainedReport", "FlowReport"),
+    *("Energy", "Hamiltonian", "Lagrangian", "MassMatrix", "Force", "Constraint", "PairEnergy", "Step", "System"),
     *("load_double_pendulum", "load_experimental_pendulum", "load_pendulum", "load_spring"),
     *("check_settings", "fingerprint", "random_generator", "seeded", "write_run"),
     "main",

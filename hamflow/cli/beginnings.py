@@ -52,7 +52,8 @@ class Beginnings:
             data = data.replace(p=None, p_dot=None)
         if data.p is None and data.v is None:
             if data.n_times < 2:
-                raise InputError("p and v are missing, expected one of them, or at least two states to see velocities")
+                lacking = "v is missing, expected it" if second == "v" else "p and v are missing, expected one of them"
+                raise InputError(f"{lacking}, or at least two states to see velocities")
             known = plan([data], learn_from="states", noise=noise)
             exact = known.known and not bool(known.noise.any())
         states = states_alone(data, exact=exact)

@@ -152,7 +152,13 @@ class RigidLinks(Constraint):
 
 
 def constrained_acceleration(
-    terms: Terms, constraint: Constraint, q: Tensor, v: Tensor, *, applied: Tensor | None = None
+    terms: Terms,
+    constraint: Constraint,
+    q: Tensor,
+    v: Tensor,
+    *,
+    applied: Tensor | None = None,
+    regulariser: float = 0.0,
 ) -> Tensor:
     r"""The acceleration under a constraint,
 
@@ -165,6 +171,7 @@ def constrained_acceleration(
         q: positions, (*batch, d).
         v: velocities, (*batch, d), with G v = 0.
         applied: a generalised force that is no part of L, (*batch, d).
+        regulariser: of the solves with M, see :func:`solve_mass`.
 
     Returns:
         (*batch, d)
@@ -184,13 +191,13 @@ def constrained_acceleration(
     force = terms.force - terms.transport
     force = force if applied is None else force + applied
     jacobian = constraint.jacobian(q)
-    d, m = q.shape[-1], jacobian.shape[-2]
+    d = q.shape[-1]
     # One factorisation serves the force and all constraints: M^-1 [f, G'].
     sides = torch.cat((force.unsqueeze(-2), jacobian), dim=-2)
-    solved = solve_mass(terms.mass.unsqueeze(-3).expand(*sides.shape[:-1], d, d), sides)
+    masses = terms.mass.unsqueeze(-3).expand(*sides.shape[:-1], d, d)
+    solved = solve_mass(masses, sides, regulariser=regulariser)
     free, pulled = solved[..., 0, :], solved[..., 1:, :]
     inner = jacobian @ pulled.mT
     excess = (jacobian @ free.unsqueeze(-1)).squeeze(-1) + constraint.bend(q, v)
-    multipliers = solve_mass(0.5 * (inner + inner.mT), excess)
-    assert multipliers.shape[-1] == m
+    multipliers = solve_mass(0.5 * (inner + inner.mT), excess, what="matrix G M^-1 G' of the constraints")
     return free - (multipliers.unsqueeze(-2) @ pulled).squeeze(-2)

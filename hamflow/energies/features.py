@@ -43,12 +43,16 @@ class AngleFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The features, (*batch, dim) -> (*batch, dim + angles)."""
-        if x.ndim == 0 or x.shape[-1] != self.dim:
-            raise InputError(f"x has shape {tuple(x.shape)}, expected (*batch, {self.dim})")
+        self.check("x", x)
         if not self.periodic:
             return x
         angles, others = self._split(x.index_select(-1, self.order))
         return torch.cat((angles.cos(), angles.sin(), others), dim=-1)
+
+    def check(self, name: str, x: Tensor) -> None:
+        """Raise :class:`InputError` unless x is (*batch, dim); before a shift or a scale broadcasts."""
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise InputError(f"{name} has shape {tuple(x.shape)}, expected (*batch, {self.dim})")
 
     def tangent(self, features: Tensor, direction: Tensor) -> Tensor:
         """The change of the features along a direction, (*batch, dim) -> (*batch, dim + angles)."""

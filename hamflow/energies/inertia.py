@@ -11,7 +11,7 @@ from hamflow.errors import SolveError
 _DIGITS = 16
 
 
-def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0) -> Tensor:
+def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0, what: str = "mass matrix") -> Tensor:
     r"""The solution a of M a = f for symmetric matrices, one a row of the batch.
 
     Positive definite matrices are solved by Cholesky factors, and if one is not, all by pivoted elimination. With a
@@ -26,6 +26,7 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0) -> Tens
         mass: M, (*batch, d, d).
         force: f, (*batch, d).
         regulariser: :math:`\lambda`, 0 for none.
+        what: what the matrices are, for the error.
 
     Returns:
         (*batch, d); NaN in the rows where the matrix itself holds NaN.
@@ -40,10 +41,7 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0) -> Tens
         tensor([ 1.0000, -0.5000])
     """
     if regulariser:
-        size = mass.square().mean((-2, -1), keepdim=True) * mass.shape[-1]
-        unit = torch.eye(mass.shape[-1]).to(mass)
-        force = (mass @ force.unsqueeze(-1)).squeeze(-1)
-        mass = mass @ mass.mT + regulariser**2 * size * unit
+        return _regularised(mass, force, regulariser, what)
     factor, info = torch.linalg.cholesky_ex(mass)
     if not bool(info.any()):
         # The diagonal of the factor bounds the condition number from below, at no cost.
@@ -51,24 +49,52 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0) -> Tens
         narrow = (diagonal.amin(-1) / diagonal.amax(-1)).square() if diagonal.numel() else diagonal.new_ones(1)
         if not bool((narrow < _DIGITS * torch.finfo(mass.dtype).eps).any()):
             return torch.cholesky_solve(force.unsqueeze(-1), factor).squeeze(-1)
-    _check_condition(mass.detach())
+    _check_condition(mass.detach(), what)
     solution: Tensor = torch.linalg.solve_ex(mass, force.unsqueeze(-1)).result.squeeze(-1)
     return solution
 
 
+def _regularised(mass: Tensor, force: Tensor, regulariser: float, what: str) -> Tensor:
+    # The real part of 1 / (m + i s) is m / (m^2 + s^2); squares of M would cost half of the digits.
+    d = mass.shape[-1]
+    shift = regulariser * (mass.square().mean((-2, -1), keepdim=True) * d).sqrt()
+    if d**0.5 / regulariser > _limit(mass) or not bool((shift != 0).all()):
+        _check_condition(mass.detach(), what, shift.detach()[..., 0])
+    shifted = torch.complex(mass, shift * torch.eye(d).to(mass))
+    solution: Tensor = torch.linalg.solve_ex(
+        shifted, torch.complex(force, torch.zeros_like(force)).unsqueeze(-1)
+    ).result
+    return solution.squeeze(-1).real
+
+
 def condition_numbers(mass: Tensor) -> Tensor:
-    """The condition numbers of symmetric matrices, (*batch, d, d) -> (*batch,); infinite where one is singular."""
+    """The condition numbers of symmetric matrices, (*batch, d, d) -> (*batch,); infinite where one is singular.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.energies import condition_numbers
+        >>> condition_numbers(torch.diag(torch.tensor([2.0, -8.0])))
+        tensor(4.)
+    """
     sizes = torch.linalg.eigvalsh(mass).abs()
     return sizes.amax(-1) / sizes.amin(-1)
 
 
-def _check_condition(mass: Tensor) -> None:
+def _limit(mass: Tensor) -> float:
+    return 1 / (_DIGITS * torch.finfo(mass.dtype).eps)
+
+
+def _check_condition(mass: Tensor, what: str, shift: Tensor | None = None) -> None:
     finite = mass.isfinite().all(-1).all(-1)
-    found = condition_numbers(mass[finite])
-    bad = ~(found < 1 / (_DIGITS * torch.finfo(mass.dtype).eps))
+    sizes = torch.linalg.eigvalsh(mass[finite]).abs()
+    if shift is not None:
+        sizes = torch.hypot(sizes, shift[finite])
+    found = sizes.amax(-1) / sizes.amin(-1)
+    bad = ~(found < _limit(mass))
     if bool(bad.any()):
+        advice = "; a regulariser, as in LNN(regulariser=1e-3), keeps accelerations finite"
         raise SolveError(
-            f"the mass matrix of {int(bad.sum())} of {finite.numel()} states is singular: condition number "
-            f"{float(found[bad].max()):.1e}, expected less than {1 / (_DIGITS * torch.finfo(mass.dtype).eps):.0e}; "
-            "a regulariser, as in LNN(regulariser=1e-3), keeps accelerations finite"
+            f"the {what} of {int(bad.sum())} of {finite.numel()} states is singular: condition number "
+            f"{float(found[bad].max()):.1e}, expected less than {_limit(mass):.0e}"
+            + (advice if what == "mass matrix" and shift is None else "")
         )

@@ -170,12 +170,11 @@ class NetworkMass(MassMatrix):
 
     def forward(self, q: Tensor) -> Tensor:
         """M(q), (*batch, d) -> (*batch, d, d)."""
-        factor = self._lower(self.network(self.features((q - self.loc) / self.scale)), 1.0)
-        return self._mass(factor)
+        return self._mass(self._lower(self.network(self._seen(q)), 1.0))
 
     def inertia(self, q: Tensor, v: Tensor) -> Inertia:
         """M(q) and what a motion with velocity v feels of it, both (*batch, d)."""
-        seen = self.features((q - self.loc) / self.scale)
+        seen = self._seen(q)
         states = self.network.hidden(seen)
         factor = self._lower(self.network.readout(states), 1.0)
         moved = self.features.tangent(seen, v / self.scale)
@@ -188,6 +187,11 @@ class NetworkMass(MassMatrix):
         slopes = u.index_select(-1, self.rows) * w.index_select(-1, self.columns)
         pull = self.features.pullback(seen, self.network.pullback(states, slopes)) / self.scale
         return Inertia(self._mass(factor), momentum, transport, pull)
+
+    def _seen(self, q: Tensor) -> Tensor:
+        self.features.check("q", q)
+        found: Tensor = self.features((q - self.loc) / self.scale)
+        return found
 
     def _mass(self, factor: Tensor) -> Tensor:
         inner = factor @ factor.mT + self.epsilon * torch.eye(self.dim).to(factor)

@@ -96,8 +96,8 @@ class NetworkLagrangian(Lagrangian):
 
     def forward(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
         """The Lagrangian, q and v of shape (*batch, d) -> (*batch,)."""
-        u = v / self.speed
-        x = torch.cat((self._seen(q), u), dim=-1)
+        features, u = self._seen(q, v)
+        x = torch.cat((features, u), dim=-1)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             x = functional.softplus(functional.linear(x, weight, bias))
         value: Tensor = self.factor * (0.5 * (u**2).sum(-1) + x @ self.readout)
@@ -128,13 +128,14 @@ class NetworkLagrangian(Lagrangian):
         rest = torch.diag(self.speed**-2)
         return Terms(force, momentum, self.factor * (rest + blocks[..., :-1]), self.factor * blocks[..., -1])
 
-    def _seen(self, q: Tensor) -> Tensor:
-        found: Tensor = self.features((q - self.loc) / self.scale)
-        return found
+    def _seen(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.features.check("q", q)
+        self.features.check("v", v)
+        return self.features((q - self.loc) / self.scale), v / self.speed
 
     def _pass(self, q: Tensor, v: Tensor) -> _Pass:
-        features = self._seen(q)
-        x = torch.cat((features, v / self.speed), dim=-1)
+        features, u = self._seen(q, v)
+        x = torch.cat((features, u), dim=-1)
         sigmoids = []
         for weight, bias in zip(self.weights, self.biases, strict=True):
             z = functional.linear(x, weight, bias)

@@ -159,6 +159,7 @@ class Dynamics(nn.Module):
         Raises:
             InputError: the data or a setting is not what fitting needs.
             FitError: the loss is not finite at the start, or again and again.
+            SolveError: a mass matrix of a Lagrangian of your own is singular at the start.
             CheckpointError: the checkpoint cannot be used.
         """
         settings = check_settings(
@@ -174,7 +175,7 @@ class Dynamics(nn.Module):
             raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, or None")
         check_dtype(dtype)
         sets = [self.relevant(part) for part in checked_sets(data, dim=self.dim)]
-        way = plan(sets, learn_from=learn_from, noise=noise)
+        way = plan(sets, learn_from=learn_from, noise=noise, second=self.second)
         target = check_device(sets[0].q.device if device is None else device)
         dtype = sets[0].q.dtype if dtype is None else dtype
         if self.config["periodic"] is not None:

@@ -19,6 +19,8 @@ from hamflow.training import History, fit, polish, split_rows
 
 #: Where noise is not known a state that was not measured is in doubt by this share of its spread.
 _DOUBT = 0.01
+#: So many states are looked at before training begins.
+_FIRST = 1000
 
 if TYPE_CHECKING:
     from hamflow.models.dynamics import Dynamics
@@ -63,13 +65,15 @@ class Plan(NamedTuple):
     known: bool
 
 
-def plan(sets: list[Trajectories], *, learn_from: str, noise: float | Sequence[float] | str | None) -> Plan:
-    """How these trajectories are learned from.
+def plan(
+    sets: list[Trajectories], *, learn_from: str, noise: float | Sequence[float] | str | None, second: str = "p"
+) -> Plan:
+    """How these trajectories are learned from, by a model of positions and momenta, or of velocities.
 
     Raises:
         InputError: they lack what ``learn_from`` asks for, or their noise is not one number.
     """
-    source = _source(sets[0].given, learn_from)
+    source = _source(sets[0].given, learn_from, second)
     if source == "states" and min(part.n_times for part in sets) < 2:
         raise InputError("data has a trajectory of a single state, expected at least two to learn from states")
     return Plan(source, *_noise(sets, noise))
@@ -98,6 +102,8 @@ def learn(
         sets = [with_momenta(part) for part in sets]
         rows = torch.cat([_rows(part) for part in sets])
         units = model.set_units(rows)
+        if plan.source == "derivatives":
+            _check_solvable(model, rows)
         if not sigma.any():
             train, held_out = split_rows(rows, validation, settings["seed"])
             return _run(DerivativeObjective(model, units, measure), train, held_out, polishing, run)
@@ -113,6 +119,7 @@ def learn(
     ]
     rows = torch.cat([_rows(part) for part in smooth])
     units = model.set_units(rows)
+    _check_solvable(model, rows)
     # First the derivatives of smoothed states, then the step itself.
     start = run | {"epochs": max(1, settings["epochs"] // 3)}
     if checkpoint is not None:
@@ -129,13 +136,20 @@ def learn(
     return history
 
 
-def _source(given: tuple[str, ...], learn_from: str) -> str:
+def _check_solvable(model: Dynamics, rows: Tensor) -> None:
+    # In training a singular mass matrix is a loss that is not finite; at the start the error says which it is.
+    with torch.no_grad():
+        q, x, _, _ = rows[:_FIRST, :-1].chunk(4, dim=-1)
+        model.vector_field(q, x, rows[:_FIRST, -1:])
+
+
+def _source(given: tuple[str, ...], learn_from: str, second: str) -> str:
     # Velocities stand for missing momenta, and then accelerations for forces.
     enough = {"p", "v", "p_dot"} <= set(given) or ("p" not in given and {"v", "v_dot"} <= set(given))
     if learn_from == "auto":
         return "derivatives" if enough else "states"
     if learn_from != "states" and not enough:
-        expected = "v and p_dot" if "p" in given else "v and v_dot, or p, v and p_dot"
+        expected = "v and p_dot" if "p" in given else "v and v_dot" + ", or p, v and p_dot" * (second == "p")
         raise InputError(
             f"learn_from = {learn_from!r}, but the trajectories have {', '.join(given)}, expected {expected}: "
             "hf.systems.estimate_derivatives makes them, and learn_from = 'states' needs none"

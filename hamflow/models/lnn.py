@@ -16,6 +16,7 @@ from hamflow.energies import (
     RayleighFriction,
     RigidLinks,
     constrained_acceleration,
+    solve_mass,
 )
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
@@ -152,7 +153,9 @@ class LNN(Dynamics):
         terms = self.lagrangian.terms(q, x, t)
         applied = None if self.force is None else self.force(q, x, t)
         if self.constraint is not None:
-            return x, constrained_acceleration(terms, self.constraint, q, x, applied=applied)
+            return x, constrained_acceleration(
+                terms, self.constraint, q, x, applied=applied, regulariser=self.config["regulariser"]
+            )
         return x, terms.acceleration(applied, regulariser=self.config["regulariser"])
 
     def residual(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
@@ -162,15 +165,27 @@ class LNN(Dynamics):
                   r = M \ddot q + (\partial_q \partial_v L)\, v - \partial_q L + C v,
 
         D the sizes of the accelerations. Without the determinant L = 0 would be its minimum; with it no factor of L,
-        and no shrunk direction of M, makes it smaller.
+        and no shrunk direction of M, makes it smaller. With a constraint both are taken on its tangent space, of
+        dimension d - m, where no multiplier pulls.
         """
         terms = self.lagrangian.terms(q, x, t)
         r = (terms.mass @ dx.unsqueeze(-1)).squeeze(-1) + terms.transport - terms.force
         if self.force is not None:
             r = r - self.force(q, x, t)
-        scaled = units.force.unsqueeze(-1) * terms.mass * units.force
-        size = torch.linalg.slogdet(scaled).logabsdet * (2 / self.dim)
-        return 0.5 * (units.force * r).square().mean(-1) * (-size).exp()
+        r, scaled = units.force * r, units.force.unsqueeze(-1) * terms.mass * units.force
+        if self.constraint is None:
+            size, free = torch.linalg.slogdet(scaled).logabsdet, self.dim
+        else:
+            normal = self.constraint.jacobian(q) * units.force
+            gram = normal @ normal.mT
+            pull = solve_mass(gram, (normal @ r.unsqueeze(-1)).squeeze(-1), what="matrix G G' of the constraints")
+            r = r - (pull.unsqueeze(-2) @ normal).squeeze(-2)
+            # The bordered matrix has the determinant on the tangent space, but for that of the border.
+            border = torch.cat((normal, torch.zeros_like(gram)), dim=-1)
+            bordered = torch.cat((torch.cat((scaled, normal.mT), dim=-1), border), dim=-2)
+            size = torch.linalg.slogdet(bordered).logabsdet - torch.linalg.slogdet(gram).logabsdet
+            free = self.dim - normal.shape[-2]
+        return 0.5 * r.square().sum(-1) / free * (-2 / free * size).exp()
 
     def misfit(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
         """The squared misfit of the accelerations, (*batch, d) each and t (*batch, 1) -> (*batch,)."""
@@ -253,6 +268,7 @@ class LNN(Dynamics):
         Raises:
             InputError: a shape or a number is wrong.
             RolloutError: a state is not finite, or a step does not settle; the error says when and which.
+            SolveError: an initial state is too far from the constraint.
         """
         q, p = self.canonical(*self.states(q, v))
         path = rollout(self.step, q, p, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)

@@ -102,6 +102,14 @@ class Rattle(Step):
         return self.free.log_det(q, dt, n_steps)
 
     def _advance(self, q: Tensor, p: Tensor, begin: Time, end: Time, dt: Time) -> tuple[Tensor, Tensor]:
+        span = torch.as_tensor(dt, dtype=q.dtype, device=q.device)
+        still = span == 0
+        if bool(still.all()):
+            return q, p
+        if bool(still.any()):
+            # Rows whose step has no length take one of another's, and then stay where they are.
+            moved = self._advance(q, p, begin, end, torch.where(still, span[~still][0], span))
+            return torch.where(still, q, moved[0]), torch.where(still, p, moved[1])
         d = q.shape[-1]
         with torch.no_grad():
             velocity = self.lagrangian.velocity(q.detach(), p.detach(), begin)
