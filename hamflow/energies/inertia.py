@@ -8,7 +8,7 @@ from torch import Tensor
 from hamflow.errors import SolveError
 
 #: Times the resolution of the dtype: a reciprocal condition number below it leaves no digit of the solution.
-_DIGITS = 16
+DIGITS = 16
 
 
 def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0) -> Tensor:
@@ -49,7 +49,7 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0) -> Tens
         # The diagonal of the factor bounds the condition number from below, at no cost.
         diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
         narrow = (diagonal.amin(-1) / diagonal.amax(-1)).square() if diagonal.numel() else diagonal.new_ones(1)
-        if not bool((narrow < _DIGITS * torch.finfo(mass.dtype).eps).any()):
+        if not bool((narrow < DIGITS * torch.finfo(mass.dtype).eps).any()):
             return torch.cholesky_solve(force.unsqueeze(-1), factor).squeeze(-1)
     _check_condition(mass.detach())
     solution: Tensor = torch.linalg.solve_ex(mass, force.unsqueeze(-1)).result.squeeze(-1)
@@ -65,10 +65,10 @@ def condition_numbers(mass: Tensor) -> Tensor:
 def _check_condition(mass: Tensor) -> None:
     finite = mass.isfinite().all(-1).all(-1)
     found = condition_numbers(mass[finite])
-    bad = ~(found < 1 / (_DIGITS * torch.finfo(mass.dtype).eps))
+    bad = ~(found < 1 / (DIGITS * torch.finfo(mass.dtype).eps))
     if bool(bad.any()):
         raise SolveError(
             f"the mass matrix of {int(bad.sum())} of {finite.numel()} states is singular: condition number "
-            f"{float(found[bad].max()):.1e}, expected less than {1 / (_DIGITS * torch.finfo(mass.dtype).eps):.0e}; "
+            f"{float(found[bad].max()):.1e}, expected less than {1 / (DIGITS * torch.finfo(mass.dtype).eps):.0e}; "
             "a regulariser, as in LNN(regulariser=1e-3), keeps accelerations finite"
         )
