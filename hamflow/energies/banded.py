@@ -138,7 +138,9 @@ def _solve_cyclic(entries: list[list[Tensor]], sides: list[Tensor], pivots: list
 
 
 def _check_pivots(pivots: Tensor, bands: Tensor) -> None:
-    smallest = pivots.abs().amin(-1) / bands.abs().amax((-2, -1)).clamp(min=torch.finfo(bands.dtype).tiny)
+    # What comes after a pivot of zero is no number; nor is the size of a matrix that held none before.
+    pivots = torch.where(pivots.isnan(), torch.inf, pivots.abs())
+    smallest = pivots.amin(-1) / bands.abs().amax((-2, -1)).clamp(min=torch.finfo(bands.dtype).tiny)
     limit = DIGITS * torch.finfo(bands.dtype).eps
     bad = smallest < limit
     if bool(bad.any()):
