@@ -15,6 +15,7 @@ from hamflow.energies.features import AngleFeatures
 from hamflow.energies.hamiltonian import Time
 from hamflow.energies.lagrangian import Lagrangian, Terms
 from hamflow.energies.perceptron import check_widths
+from hamflow.errors import InputError, is_number
 
 
 class _Pass(NamedTuple):
@@ -46,6 +47,7 @@ class NetworkLagrangian(Lagrangian):
         dim: d, the number of coordinates.
         widths: the hidden widths.
         periodic: the coordinates that are angles, [rad].
+        kinetic: the coordinates whose velocities have the kinetic energy beside the network; by default all.
 
     Attributes:
         loc, scale: :math:`\mu` and s, (d,); zero and one for angles and while fresh.
@@ -70,10 +72,21 @@ class NetworkLagrangian(Lagrangian):
     scale: Tensor
     speed: Tensor
     factor: Tensor
+    rest: Tensor
 
-    def __init__(self, dim: int, widths: Sequence[int] = (128, 128), *, periodic: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        dim: int,
+        widths: Sequence[int] = (128, 128),
+        *,
+        periodic: Sequence[int] = (),
+        kinetic: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         check_widths(widths)
+        carriers = range(dim) if kinetic is None else kinetic
+        if any(not is_number(i, integer=True) or not 0 <= i < dim for i in carriers):
+            raise InputError(f"kinetic = {tuple(carriers)!r}, expected indices from 0 to {dim - 1}")
         self.dim = dim
         self.features = AngleFeatures(periodic, dim)
         shapes = list(pairwise([self.features.size + dim, *widths]))
@@ -86,6 +99,7 @@ class NetworkLagrangian(Lagrangian):
         for name, value in (("loc", torch.zeros(dim)), ("scale", torch.ones(dim)), ("speed", torch.ones(dim))):
             self.register_buffer(name, value)
         self.register_buffer("factor", torch.ones(()))
+        self.register_buffer("rest", torch.tensor([float(i in carriers) for i in range(dim)]), persistent=False)
 
     def set_units(self, loc: Tensor, scale: Tensor, speed: Tensor, factor: Tensor | float) -> NetworkLagrangian:
         """Set the shift, the scale and the size of the velocities, (d,), and the factor; return the Lagrangian."""
@@ -100,7 +114,7 @@ class NetworkLagrangian(Lagrangian):
         x = torch.cat((features, u), dim=-1)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             x = functional.softplus(functional.linear(x, weight, bias))
-        value: Tensor = self.factor * (0.5 * (u**2).sum(-1) + x @ self.readout)
+        value: Tensor = self.factor * (0.5 * u**2 @ self.rest + x @ self.readout)
         return value
 
     def gradient(self, q: Tensor, v: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
@@ -125,7 +139,7 @@ class NetworkLagrangian(Lagrangian):
             bend = (slope * sigmoid * (1 - sigmoid)).unsqueeze(-2)
             blocks = blocks + (tangents[..., : self.dim, :] * bend) @ tangents.mT
             tangents = tangents * sigmoid.unsqueeze(-2)
-        rest = torch.diag(self.speed**-2)
+        rest = torch.diag(self.rest * self.speed**-2)
         return Terms(force, momentum, self.factor * (rest + blocks[..., :-1]), self.factor * blocks[..., -1])
 
     def _seen(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,4 +164,4 @@ class NetworkLagrangian(Lagrangian):
     def _slopes(self, way: _Pass, v: Tensor) -> tuple[Tensor, Tensor]:
         by_q, by_v = way.by_features.split((self.features.size, self.dim), dim=-1)
         force = self.factor * self.features.pullback(way.features, by_q) / self.scale
-        return force, self.factor * (v / self.speed + by_v) / self.speed
+        return force, self.factor * (self.rest * v / self.speed + by_v) / self.speed
