@@ -108,8 +108,8 @@ class Rattle(Step):
             return q, p
         if bool(still.any()):
             # Rows whose step has no length take one of another's, and then stay where they are.
-            moved = self._advance(q, p, begin, end, torch.where(still, span[~still][0], span))
-            return torch.where(still, q, moved[0]), torch.where(still, p, moved[1])
+            q1, p1 = self._advance(q, p, begin, end, torch.where(still, span[~still][0], span))
+            return torch.where(still, q, q1), torch.where(still, p, p1)
         d = q.shape[-1]
         with torch.no_grad():
             velocity = self.lagrangian.velocity(q.detach(), p.detach(), begin)
