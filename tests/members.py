@@ -256,6 +256,7 @@ LAGRANGIANS = {
     "sum": Member(lambda: shaken(NetworkLagrangian(2, (8,)), 0.1) + FunctionLagrangian(lambda q, v: -double_well(q))),
     "legendre": Member(slow_arm),
     "field": Member(lambda: field(FieldLagrangian(0.7, widths=(8,))), dim=6),
+    "field_local": Member(lambda: field(FieldLagrangian(0.7, local=True, widths=(8,))), dim=5),
     "field_fixed": Member(lambda: field(FieldLagrangian(0.7, "fixed", widths=(8, 6))), dim=3),
 }
 

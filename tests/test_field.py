@@ -180,6 +180,12 @@ def test_a_finer_grid_comes_closer_to_the_continuum(float64: torch.dtype) -> Non
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1) and errors[1] / errors[2] == pytest.approx(4, rel=0.1)
 
 
+def test_a_local_density_has_diagonal_masses() -> None:
+    lagrangian = hf.FieldLagrangian(0.01, local=True)
+    bands = lagrangian.mass_bands(*torch.randn(2, 5, 20))
+    assert bands[:, 1:].abs().max() == 0 and bands[:, 0].std() > 0
+
+
 def test_another_grid_shares_the_density() -> None:
     lagrangian = hf.FieldLagrangian(0.5)
     other = lagrangian.on(0.05, "fixed")
@@ -270,7 +276,8 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         lambda: hf.FieldLagrangian(density=Driven()).set_units(torch.randn(5), torch.randn(5)),
         "density is a Driven, expected a NetworkLagrangian",
     ),
-    "kinetic": (lambda: hf.NetworkLagrangian(3, kinetic=(3,)), r"kinetic = \(3,\), expected indices from 0 to 2"),
+    "velocities": (lambda: hf.NetworkLagrangian(2, velocities=(2,)), r"velocities = \(2,\), expected some.* \(0, 1\)"),
+    "kinetic": (lambda: hf.NetworkLagrangian(3, velocities=(0, 2), kinetic=(1,)), r"kinetic = \(1,\).* \(0, 2\)"),
     "shapes": (lambda: solve_banded(torch.ones(3, 5), torch.ones(4)), r"bands has shape \(3, 5\) and force \(4,\)"),
     "columns": (
         lambda: solve_banded(torch.ones(3, 4), torch.ones(4), cyclic=True),

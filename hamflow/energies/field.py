@@ -31,15 +31,21 @@ class FieldLagrangian(Lagrangian):
     The density sees a point and its two neighbours as the value and the slopes to the left and to the right, which keep
     their size when the grid gets finer, and L tends to an integral. Positions and velocities are (*batch, points), with
     any number of points; the density and its parameters do not depend on it. The mass matrix has five diagonals (and
-    corners where the field is periodic), and accelerations and velocities are found by :func:`solve_banded` without a
-    matrix (points, points).
+    corners where the field is periodic), and accelerations and velocities are found by
+    :func:`hamflow.energies.solve_banded` without a matrix (points, points).
 
-    Two grids can take over a density from a third one. With the same spacing and other points, a longer line that is,
-    the law of motion is the same to the last digit. With another spacing, by :meth:`on`, the density is read as that of
-    the continuum, to the order of the differences if it is a density of value and slopes there, such as
-    :math:`\tfrac12 \dot\phi^2 - \tfrac{c^2}{2} \phi_x^2`. But the motions on one grid do not tell all densities apart:
-    :math:`\phi_i\, (\phi_{i+1} - 2 \phi_i + \phi_{i-1}) / h` moves a field on the grid of that h alone as half of the
-    squared slopes do, negative, and one that is learned may hold some of it.
+    A density learned on 10 points can be used on 100 in two ways. With the same spacing, on a line ten times as long,
+    the law of motion is the same to the last digit; the fields to learn from should hold all waves that the grid can
+    carry, mean included, since the density is known at no others. With a smaller spacing, on the same line and by
+    :meth:`on`, it is read as the density of a continuum, such as
+    :math:`\tfrac12 \dot\phi^2 - \tfrac{c^2}{2} \phi_x^2`, to the order of the differences. But the motions on one grid
+    leave that density open: with the slopes a and b to the left and to the right,
+
+    .. math:: \sum_i \phi_i\, (b_i - a_i) = -\frac{h}{2} \sum_i (a_i^2 + b_i^2),
+
+    so on one grid, and on no other, a learned density may have the one term for the other, in positions and velocities
+    alike. In velocities that makes masses negative on finer grids: where the spacing is to change, ``local`` rules it
+    out.
 
     Args:
         spacing: h, [length].
@@ -47,6 +53,8 @@ class FieldLagrangian(Lagrangian):
             beyond the grid, the first of them a wall at the distance h from the last point, and summed there too.
         density: :math:`\ell`, a Lagrangian of three coordinates, a sum of a known one and a network, say; by default a
             :class:`NetworkLagrangian` with the kinetic energy of the value alone. It may be shared.
+        local: whether the default density sees only the velocity of the point itself, as the common densities of
+            physics do; the mass matrix is then diagonal.
         widths: the hidden widths of the default density.
 
     Raises:
@@ -69,6 +77,7 @@ class FieldLagrangian(Lagrangian):
         boundary: str = "periodic",
         *,
         density: Lagrangian | None = None,
+        local: bool = False,
         widths: Sequence[int] = (64, 64),
     ) -> None:
         super().__init__()
@@ -78,7 +87,8 @@ class FieldLagrangian(Lagrangian):
             raise InputError(f"density is a {type(density).__name__}, expected a Lagrangian of three coordinates")
         self.spacing = float(spacing)
         self.boundary = boundary
-        self.density = NetworkLagrangian(3, widths, kinetic=(0,)) if density is None else density
+        velocities = (0,) if local else (0, 1, 2)
+        self.density = NetworkLagrangian(3, widths, velocities=velocities, kinetic=(0,)) if density is None else density
 
     def on(self, spacing: float | None = None, boundary: str | None = None) -> FieldLagrangian:
         """The Lagrangian of the same density, shared, on another grid; what is None stays as it is here."""
@@ -90,7 +100,7 @@ class FieldLagrangian(Lagrangian):
 
     @torch.no_grad()
     def set_units(self, phi: Tensor, phi_dot: Tensor) -> FieldLagrangian:
-        """Let the network see numbers of order one, and return the Lagrangian.
+        """Let the network see numbers of order one, and return the Lagrangian; best before it is fitted.
 
         Args:
             phi: fields such as those to be learned, (*batch, points).
@@ -132,13 +142,13 @@ class FieldLagrangian(Lagrangian):
         return Terms(force, momentum, mass, transport)
 
     def mass_bands(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
-        """The mass matrix as :func:`solve_banded` takes it, its entries (i, i + k) in row k, (*batch, 3, points)."""
+        """The mass matrix as the banded solve takes it, its entries (i, i + k) in row k, (*batch, 3, points)."""
         return self._bands(self._density_terms(q, v, t).mass)
 
     def acceleration(
         self, q: Tensor, v: Tensor, t: Time = 0.0, *, applied: Tensor | None = None, regulariser: float = 0.0
     ) -> Tensor:
-        """The acceleration, (*batch, points), in time linear in the points; see :meth:`Lagrangian.acceleration`.
+        """The acceleration, in time linear in the points; see :meth:`hamflow.Lagrangian.acceleration`.
 
         Raises:
             SolveError: a mass matrix is singular, or indefinite and met without the digits to go on.
