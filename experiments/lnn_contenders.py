@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 import hamflow as hf
 from hamflow.energies.features import AngleFeatures
-from hamflow.systems import Trajectories
 from hamflow.training import fit, polish
 
 MODELS = ("lnn", "lnn_general", "mlp", "hnn", "hnn_momentum")
@@ -45,10 +45,16 @@ def settings(model: str, case: str) -> dict[str, Any]:
         training |= {"epochs": 50, "polish": 100}
     if case in CHAINS:
         build = {"widths": [64, 64], "dtype": "float64"}
-        training |= {"epochs": 60, "polish": 100, "window": 5} if model == "lnn" else {"epochs": 300, "polish": 200}
+        training |= {"epochs": 100, "polish": 500}
+    if case == "wave":
+        build = {"widths": [32, 32], "dtype": "float64"}
+        training |= {"epochs": 60, "polish": 100}
     if model == "lnn":
         names = {"double_pendulum": "mechanical", "real_double_pendulum": "mechanical", "relativistic": "general"}
-        build |= {"lagrangian": names.get(case, "bodies"), "friction": case == "real_double_pendulum"}
+        build |= {
+            "lagrangian": names.get(case, "bodies" if case in CHAINS else "field"),
+            "friction": case == "real_double_pendulum",
+        }
     elif model == "lnn_general":
         build |= {"lagrangian": "general", "friction": False}
     return {"model": build, "fit": training}
@@ -78,20 +84,26 @@ def _train_lnn(
         assert task.bodies is not None
         mass = hf.ConstantMass(2 * task.bodies, structure="bodies", space=2, learn=True)
         lagrangian = hf.MechanicalLagrangian(mass, hf.MLPPotential(2 * task.bodies, build["widths"])).to(dtype)
-    chain = case in CHAINS
-    data = task.train.replace(v_dot=None) if chain else task.train
+    elif lagrangian == "field":
+        assert task.spacing is not None
+        lagrangian = hf.FieldLagrangian(task.spacing, widths=build["widths"]).to(dtype)
+        lagrangian.set_units(task.train.q.flatten(0, 1), task.train.need("v").flatten(0, 1))
+    chain, data = case in CHAINS, task.train
     model = hf.LNN(
         data.dim, lagrangian=lagrangian, widths=build["widths"], friction=build["friction"], constraint=task.constraint,
         rule="trapezoidal" if chain else "midpoint", composition="triple_jump4" if chain else "kahan_li6", seed=seed,
     )  # fmt: skip
     start = time.process_time()
-    model.fit(data, learn_from="states" if chain else "derivatives", dtype=dtype, seed=seed, progress=False, **training)
+    model.fit(data, learn_from="derivatives", dtype=dtype, seed=seed, progress=False, **training)
     seconds = time.process_time() - start
     model.double()
 
     def rollout(q: Tensor, v: Tensor, times: Tensor) -> Tensor:
         dt = float(times[1] - times[0])
-        return model.rollout(q, v, n_steps=len(times) - 1, dt=dt, substeps=max(1, round(dt / 0.05)))
+        # A field may be carried on more points than it was learned on.
+        carrier = model if q.shape[-1] == model.dim else hf.LNN(q.shape[-1], lagrangian=model.lagrangian)
+        longest = 0.01 if chain else 0.05
+        return carrier.rollout(q, v, n_steps=len(times) - 1, dt=dt, substeps=max(1, round(dt / longest)))
 
     def acceleration(q: Tensor, v: Tensor) -> Tensor:
         return model.acceleration(q, v).detach()
@@ -102,31 +114,35 @@ def _train_lnn(
 class _Acceleration(nn.Module):
     """A perceptron from position and velocity to the acceleration, angles by cosine and sine."""
 
-    def __init__(self, data: Trajectories, widths: list[int]) -> None:
+    def __init__(self, periodic: Sequence[int], q: Tensor, v: Tensor, a: Tensor, widths: list[int]) -> None:
         super().__init__()
-        self.features = AngleFeatures(data.periodic, data.dim)
-        sizes = [self.features.size + data.dim, *widths, data.dim]
+        self.features = AngleFeatures(periodic, q.shape[-1])
+        self.sizes = (q.shape[-1], v.shape[-1], a.shape[-1])
+        sizes = [self.features.size + v.shape[-1], *widths, a.shape[-1]]
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.Tanh()]
         self.network = nn.Sequential(*layers[:-1])
-        v, a = (x.flatten(0, 1).square().mean(0).sqrt() for x in (data.need("v"), data.need("v_dot")))
-        self.register_buffer("speed", v)
-        self.register_buffer("size", a)
+        self.register_buffer("speed", v.square().mean(0).sqrt())
+        self.register_buffer("size", a.square().mean(0).sqrt())
 
     def forward(self, q: Tensor, v: Tensor) -> Tensor:
         found: Tensor = self.size * self.network(torch.cat((self.features(q), v / self.speed), -1))
         return found
 
     def loss(self, batch: Tensor) -> Tensor:
-        q, v, a = batch.chunk(3, -1)
+        q, v, a = batch.split(self.sizes, -1)
         return (((self(q, v) - a) / self.size) ** 2).mean()
 
 
 def _train_mlp(build: dict[str, Any], training: dict[str, Any], dtype: torch.dtype, task: Task, seed: int) -> Fitted:
     data = task.train
-    rows = torch.cat((data.q, data.need("v"), data.need("v_dot")), -1).flatten(0, 1).to(dtype)
-    field = _Acceleration(data, build["widths"]).to(dtype)
+    local = _stencils if task.spacing is not None else _as_it_is
+    q, v = (local(x.flatten(0, 1)) for x in (data.q, data.need("v")))
+    a = data.need("v_dot").flatten(0, 1)
+    q, v, a = (x.flatten(0, 1) for x in (q, v, a.unsqueeze(-1))) if task.spacing is not None else (q, v, a)
+    field = _Acceleration(data.periodic, q, v, a, build["widths"]).to(dtype)
+    rows = torch.cat((q, v, a), -1).to(dtype)
     start = time.process_time()
     run = {name: training[name] for name in ("epochs", "batch_size", "learning_rate")}
     fit(field, rows, validation=0.1, seed=seed, progress=False, **run)
@@ -137,10 +153,19 @@ def _train_mlp(build: dict[str, Any], training: dict[str, Any], dtype: torch.dty
 
     @torch.no_grad()
     def acceleration(q: Tensor, v: Tensor) -> Tensor:
-        found: Tensor = field(q, v)
-        return found
+        found: Tensor = field(local(q), local(v))
+        return found if task.spacing is None else found.squeeze(-1)
 
     return Fitted(acceleration, _integrated(acceleration), count_parameters(field), seconds)
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _stencils(x: Tensor) -> Tensor:
+    # Each point of a periodic field with its two neighbours, (*batch, points, 3).
+    return torch.stack((x.roll(1, -1), x, x.roll(-1, -1)), -1)
 
 
 def _train_hnn(

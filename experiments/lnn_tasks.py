@@ -50,12 +50,14 @@ class Task:
         judge: a fitted contender -> rows, and arrays to draw.
         constraint: what positions satisfy.
         bodies: for Cartesian coordinates the number of bodies, which have a mass each.
+        spacing: of a periodic field on a grid.
     """
 
     train: Trajectories
     judge: Callable[[Fitted], tuple[list[Row], dict[str, Tensor]]]
     constraint: hf.Constraint | None = None
     bodies: int | None = None
+    spacing: float | None = None
 
 
 def _states(q: Tensor, v: Tensor, a: Tensor, periodic: list[int]) -> Trajectories:
@@ -225,12 +227,41 @@ def chain(links: int, seed: int, quick: bool) -> Task:
             rows.append({"metric": "largest_mass_error_percent", "value": float(100 * error), "unit": "%"})
         return rows, {"times": times, "path": path[:, 0], "true_path": test[:, 0], "error": apart.mean(1)}
 
-    return Task(hf.systems.estimate_derivatives(states, method="interpolation"), judge, rods, links)
+    return Task(hf.systems.estimate_derivatives(states, method="hermite"), judge, rods, links)
+
+
+def wave(seed: int, quick: bool) -> Task:
+    """The wave equation with c = 1: accelerations of fields on 10 points, motions of longer fields on 100."""
+    short, long = hf.systems.WaveEquation(points=10, length=1.0), hf.systems.WaveEquation(points=100, length=10.0)
+    generator = torch.Generator().manual_seed(FIRST_DRAW + seed)
+    q, p = short.initial_states(50 if quick else 2000, generator)
+    train = _states(q, short.velocity(q, p), short.acceleration(q, p), [])
+    q, p = long.initial_states(2 if quick else 20, generator, modes=10)
+    times = torch.linspace(0, 0.2 if quick else 10, 3 if quick else 101, dtype=torch.float64)
+    dt = float(times[1])
+    truth = long.simulate(len(q), len(times) - 1, dt, initial=(q, p)).states.transpose(0, 1)
+    start = truth[0, :, :100], long.velocity(truth[0, :, :100], truth[0, :, 100:])
+
+    def judge(fitted: Fitted) -> tuple[list[Row], dict[str, Tensor]]:
+        path = fitted.rollout(*start, times)
+        phi, rate = path.chunk(2, -1)
+        energy = long(phi, long.momentum(phi, rate))
+        change = 100 * (energy / energy[:1] - 1).abs()
+        apart = (phi - truth[..., :100]).norm(dim=-1) / truth[..., :100].norm(dim=-1)
+        rows: list[Row] = [
+            {"metric": "energy_error_mean_percent", "value": float(change[-1].mean()), "unit": "%"},
+            {"metric": "energy_error_median_percent", "value": float(change[-1].median()), "unit": "%"},
+            {"metric": "relative_error_at_end", "value": float(apart[-1].mean()), "unit": "1"},
+        ]
+        return rows, {"times": times, "path": path[:, 0], "true_path": truth[:, 0], "energy_error": change}
+
+    return Task(train, judge, spacing=short.spacing)
 
 
 TASKS: dict[str, Callable[[int, bool], Task]] = {
     "double_pendulum": double_pendulum,
     "relativistic": relativistic,
+    "wave": wave,
     "real_double_pendulum": real_double_pendulum,
     **{f"chain_{n}": lambda seed, quick, n=n: chain(n, seed, quick) for n in (1, 2, 3)},  # type: ignore[misc]
 }
