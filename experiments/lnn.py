@@ -30,7 +30,7 @@ Mean and standard error over the seeds; a seed draws data, weights and batches a
   states that did not train. distance_of_joints: what the learned mass matrix and torques say of the first arm's length.
 - chain_1, chain_2, chain_3: rods with masses and lengths in [.6, 1.4], Cartesian coordinates, dt = .03. One piece of
   five steps of each of 800 motions, states alone: polynomials through its positions and velocities give accelerations.
-  relative_error_geometric_mean: of |z - z'| / (|z| + |z'|) over 100 steps, then the mean over 100 motions, as published.
+  relative_error_geometric_mean: of |z - z'| / (|z| + |z'|) over 100 steps, the mean over 100 motions, as published.
 - wave: a density on a stencil of three points, trained on accelerations of fields on 10 points and rolled out on 100.
 
 lnn: on the double pendulums M(q) and V(q), a network each; for the relativistic particle one network L(q, v); on chains

@@ -86,7 +86,7 @@ def _train_lnn(
         lagrangian = hf.MechanicalLagrangian(mass, hf.MLPPotential(2 * task.bodies, build["widths"])).to(dtype)
     elif lagrangian == "field":
         assert task.spacing is not None
-        lagrangian = hf.FieldLagrangian(task.spacing, widths=build["widths"]).to(dtype)
+        lagrangian = hf.FieldLagrangian(task.spacing, local=True, widths=build["widths"]).to(dtype)
         lagrangian.set_units(task.train.q.flatten(0, 1), task.train.need("v").flatten(0, 1))
     chain, data = case in CHAINS, task.train
     model = hf.LNN(
