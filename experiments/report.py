@@ -25,6 +25,10 @@ HIGHER_IS_BETTER = {
     "sets_no_worse_than_gmm",
     "speedup_over_double_backward",
     "better_than_kepler",
+    "speedup_over_products",
+    "speedup_over_full_hessian",
+    "speedup_over_sample_loop",
+    "times_better_than_mlp",
 }
 VERDICTS = ("short", "reached", "stretch reached")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ def root(
     what: str,
     tolerance: float | None = None,
     max_iterations: int = 50,
+    linearise: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None,
 ) -> Root:
     r"""Solve F(x) = 0 by Newton's method, (*batch, n) unknowns and as many equations; rows do not interact.
 
@@ -45,6 +47,7 @@ def root(
         what: whose equations they are, for the error.
         tolerance: the largest relative Newton step at the end; by default 1e-13 in float64 and 1e-6 in float32.
         max_iterations: the number of iterations allowed.
+        linearise: gives at x what solves with the Jacobian there, where that is cheaper than its dense inverse.
 
     Raises:
         SolveError: the iteration does not settle, leaves the finite numbers, or meets a singular Jacobian.
@@ -58,22 +61,29 @@ def root(
         >>> x.item(), two.grad.item()
         (1.4142135623730..., 0.3535533905932...)
     """
+    if linearise is None:
+        linearise = lambda x: partial(_apply, _inverse_jacobian(equations, x, what))  # noqa: E731
     differentiable = torch.is_grad_enabled()
     with torch.no_grad():
-        x, residual = _solve(equations, guess.detach(), what, tolerance, max_iterations)
-        inverse = _inverse_jacobian(equations, x, what) if differentiable else None
-    if inverse is not None:
+        x, residual = _solve(equations, guess.detach(), what, tolerance, max_iterations, linearise)
+        solve = linearise(x) if differentiable else None
+    if solve is not None:
         for _ in range(DERIVATIVES):
-            x = x - _apply(inverse, equations(x))
+            x = x - solve(equations(x))
     return Root(x, residual)
 
 
 def _solve(
-    equations: Callable[[Tensor], Tensor], x: Tensor, what: str, tolerance: float | None, max_iterations: int
+    equations: Callable[[Tensor], Tensor],
+    x: Tensor,
+    what: str,
+    tolerance: float | None,
+    max_iterations: int,
+    linearise: Callable[[Tensor], Callable[[Tensor], Tensor]],
 ) -> tuple[Tensor, float]:
     tolerance = tolerance or (1e-13 if x.dtype == torch.float64 else 1e-6)
     before, residual = 1.0, 0.0
-    inverse, step = None, torch.zeros_like(x)
+    solve, step = None, torch.zeros_like(x)
     for _ in range(max_iterations):
         defect = equations(x)
         for _ in range(_HALVINGS):
@@ -82,11 +92,11 @@ def _solve(
                 break
             # Velocities beyond that of light, say: half the way there.
             step = torch.where(out, 0.5 * step, step)
-            x, inverse = torch.where(out, x + step, x), None
+            x, solve = torch.where(out, x + step, x), None
             defect = equations(x)
-        if inverse is None:
-            inverse = _inverse_jacobian(equations, x, what)
-        step = _apply(inverse, defect)
+        if solve is None:
+            solve = linearise(x)
+        step = solve(defect)
         residual = float((step.abs() / (1 + x.abs().amax(-1, keepdim=True))).max()) if x.numel() else 0.0
         # Once the tolerance is met, going on until the steps stop shrinking brings them down to rounding.
         if residual == 0 or (before <= tolerance and residual >= _SLOW * before):
@@ -95,7 +105,7 @@ def _solve(
             break
         x = x - step
         if residual > max(_SLOW * before, tolerance):
-            inverse = None
+            solve = None
         before = residual
     if residual <= tolerance:
         return x, residual

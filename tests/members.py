@@ -20,6 +20,7 @@ from hamflow.energies import (
     BodyMasses,
     ConstantMass,
     Energy,
+    FieldLagrangian,
     FunctionConstraint,
     FunctionEnergy,
     FunctionHamiltonian,
@@ -78,6 +79,7 @@ from hamflow.systems import (
     System,
     ThreeBody,
     TwoBody,
+    WaveEquation,
 )
 
 # Written like this, after the line above, zuko is imported with the checks of torch's distributions left on.
@@ -228,6 +230,13 @@ def chain(mass: MassMatrix | None = None) -> MechanicalLagrangian:
     return MechanicalLagrangian(mass, FunctionEnergy(lambda q: 3 * (q[..., 1::2] @ weights.to(q))))
 
 
+def field(lagrangian: FieldLagrangian) -> FieldLagrangian:
+    """A field in units that are not one, with masses between neighbours and slopes that the velocity carries."""
+    sizes = torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0.5, 2.0, 2.0])
+    shaken(lagrangian, 0.1).density.set_units(torch.tensor([0.3, 0.0, 0.0]), *sizes, 0.7)
+    return lagrangian
+
+
 LAGRANGIANS = {
     "function": Member(lambda: FunctionLagrangian(lambda q, v: (0.5 * (2 + q.cos()) * v**2 - 0.5 * q**2).sum(-1))),
     "function_magnetic": Member(
@@ -246,6 +255,9 @@ LAGRANGIANS = {
     "mechanical_metric": Member(lambda: MechanicalLagrangian(Metric(), FunctionEnergy(double_well))),
     "sum": Member(lambda: shaken(NetworkLagrangian(2, (8,)), 0.1) + FunctionLagrangian(lambda q, v: -double_well(q))),
     "legendre": Member(slow_arm),
+    "field": Member(lambda: field(FieldLagrangian(0.7, widths=(8,))), dim=6),
+    "field_local": Member(lambda: field(FieldLagrangian(0.7, local=True, widths=(8,))), dim=5),
+    "field_fixed": Member(lambda: field(FieldLagrangian(0.7, "fixed", widths=(8, 6))), dim=3),
 }
 
 ENERGIES = {
@@ -286,6 +298,8 @@ SYSTEMS = {
     "charged_potential": Member(
         lambda: ChargedParticle(mass=2.0, vector_potential=lambda q: 0.3 * (q**2).roll(1, -1), space=2), n_steps=10
     ),
+    "wave_equation": Member(lambda: WaveEquation(5, length=5.0, speed=0.8), dim=5),
+    "wave_equation_fixed": Member(lambda: WaveEquation(3, 2.0, speed=0.5, boundary="fixed"), dim=3),
     "relativistic": Member(lambda: RelativisticParticle(mass=0.5, c=2.0, space=2)),
     "relativistic_pendulum": Member(
         lambda: RelativisticParticle(potential=FunctionEnergy(lambda q: -q.cos().sum(-1), lambda q: q.sin())), dim=1

@@ -23,6 +23,7 @@ from hamflow.systems import (
     System,
     ThreeBody,
     TwoBody,
+    WaveEquation,
 )
 from tests import members
 from tests.test_steps import Swinging, Thickening
@@ -85,6 +86,12 @@ MOTIONS: dict[str, tuple[Any, Callable[..., Any], float]] = {
         RelativisticParticle(0.5, 2.0, 3.0),
         lambda q, v: -6.0 * q * (1 - v**2 / 4) ** 1.5,
         10.0,
+    ),
+    "wave_equation": (WaveEquation(8, 4.0, 1.5), lambda q, v: 9.0 * (np.roll(q, 1) - 2 * q + np.roll(q, -1)), 2.0),
+    "wave_with_fixed_ends": (
+        WaveEquation(7, 4.0, 1.5, "fixed"),
+        lambda q, v: 9.0 * np.diff(np.pad(q, 1), 2),
+        2.0,
     ),
 }
 each_motion = pytest.mark.parametrize("name", MOTIONS)
@@ -355,6 +362,8 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
         r"vector_potential returned shape \(1,\)",
     ),
     "energy": (lambda: RelativisticParticle(potential=torch.cos), "expected an Energy"),  # type: ignore[arg-type]
+    "boundary": (lambda: WaveEquation(boundary="free"), "boundary = 'free', expected one of 'periodic', 'fixed'"),
+    "modes": (lambda: WaveEquation().initial_states(3, modes=0), "modes = 0"),
     "n_steps": (simulate(n_steps=0), "n_steps = 0"),
     "n_trajectories": (simulate(n_trajectories=2.5), "n_trajectories = 2.5"),
     "dt": (simulate(dt=-0.1), "dt = -0.1"),

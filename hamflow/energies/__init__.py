@@ -1,7 +1,9 @@
 """Energies, Hamiltonians and Lagrangians, and what goes with them: masses, forces, constraints."""
 
+from hamflow.energies.banded import solve_banded
 from hamflow.energies.bodies import BodyKinetic, BodyMasses
 from hamflow.energies.constraints import Constraint, FunctionConstraint, RigidLinks, constrained_acceleration
+from hamflow.energies.field import FieldLagrangian
 from hamflow.energies.forces import Force, RayleighFriction
 from hamflow.energies.hamiltonian import (
     Energy,
@@ -30,6 +32,7 @@ __all__ = [
     "ConstantMass",
     "Constraint",
     "Energy",
+    "FieldLagrangian",
     "Force",
     "FunctionConstraint",
     "FunctionEnergy",
@@ -61,5 +64,6 @@ __all__ = [
     "Terms",
     "condition_numbers",
     "constrained_acceleration",
+    "solve_banded",
     "solve_mass",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from hamflow.errors import SolveError
 
 #: Times the resolution of the dtype: a reciprocal condition number below it leaves no digit of the solution.
-_DIGITS = 16
+DIGITS = 16
 
 
 def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0, what: str = "mass matrix") -> Tensor:
@@ -47,7 +47,7 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0, what: s
         # The diagonal of the factor bounds the condition number from below, at no cost.
         diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
         narrow = (diagonal.amin(-1) / diagonal.amax(-1)).square() if diagonal.numel() else diagonal.new_ones(1)
-        if not bool((narrow < _DIGITS * torch.finfo(mass.dtype).eps).any()):
+        if not bool((narrow < DIGITS * torch.finfo(mass.dtype).eps).any()):
             return torch.cholesky_solve(force.unsqueeze(-1), factor).squeeze(-1)
     _check_condition(mass.detach(), what)
     solution: Tensor = torch.linalg.solve_ex(mass, force.unsqueeze(-1)).result.squeeze(-1)
@@ -81,7 +81,7 @@ def condition_numbers(mass: Tensor) -> Tensor:
 
 
 def _limit(mass: Tensor) -> float:
-    return 1 / (_DIGITS * torch.finfo(mass.dtype).eps)
+    return 1 / (DIGITS * torch.finfo(mass.dtype).eps)
 
 
 def _check_condition(mass: Tensor, what: str, shift: Tensor | None = None) -> None:

@@ -15,6 +15,7 @@ from hamflow.energies.features import AngleFeatures
 from hamflow.energies.hamiltonian import Time
 from hamflow.energies.lagrangian import Lagrangian, Terms
 from hamflow.energies.perceptron import check_widths
+from hamflow.errors import InputError, is_number
 
 
 class _Pass(NamedTuple):
@@ -46,6 +47,8 @@ class NetworkLagrangian(Lagrangian):
         dim: d, the number of coordinates.
         widths: the hidden widths.
         periodic: the coordinates that are angles, [rad].
+        velocities: the coordinates whose velocities L depends on; by default all.
+        kinetic: those of them that have the kinetic energy beside the network; by default all.
 
     Attributes:
         loc, scale: :math:`\mu` and s, (d,); zero and one for angles and while fresh.
@@ -70,10 +73,22 @@ class NetworkLagrangian(Lagrangian):
     scale: Tensor
     speed: Tensor
     factor: Tensor
+    rest: Tensor
+    moving: Tensor
 
-    def __init__(self, dim: int, widths: Sequence[int] = (128, 128), *, periodic: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        dim: int,
+        widths: Sequence[int] = (128, 128),
+        *,
+        periodic: Sequence[int] = (),
+        velocities: Sequence[int] | None = None,
+        kinetic: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         check_widths(widths)
+        moving = _chosen("velocities", velocities, range(dim))
+        carriers = _chosen("kinetic", kinetic, moving)
         self.dim = dim
         self.features = AngleFeatures(periodic, dim)
         shapes = list(pairwise([self.features.size + dim, *widths]))
@@ -86,6 +101,8 @@ class NetworkLagrangian(Lagrangian):
         for name, value in (("loc", torch.zeros(dim)), ("scale", torch.ones(dim)), ("speed", torch.ones(dim))):
             self.register_buffer(name, value)
         self.register_buffer("factor", torch.ones(()))
+        for name, chosen in (("moving", moving), ("rest", carriers)):
+            self.register_buffer(name, torch.tensor([float(i in chosen) for i in range(dim)]), persistent=False)
 
     def set_units(self, loc: Tensor, scale: Tensor, speed: Tensor, factor: Tensor | float) -> NetworkLagrangian:
         """Set the shift, the scale and the size of the velocities, (d,), and the factor; return the Lagrangian."""
@@ -100,7 +117,7 @@ class NetworkLagrangian(Lagrangian):
         x = torch.cat((features, u), dim=-1)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             x = functional.softplus(functional.linear(x, weight, bias))
-        value: Tensor = self.factor * (0.5 * (u**2).sum(-1) + x @ self.readout)
+        value: Tensor = self.factor * (0.5 * u**2 @ self.rest + x @ self.readout)
         return value
 
     def gradient(self, q: Tensor, v: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
@@ -114,7 +131,7 @@ class NetworkLagrangian(Lagrangian):
         n = self.features.size
         first: Tensor = self.weights[0]
         # Tangents of the first layer: along each velocity, the same for all rows, and along the motion of q.
-        along_v = (first[:, n:] / self.speed).mT
+        along_v = (first[:, n:] * (self.moving / self.speed)).mT
         moved = self.features.tangent(way.features, v / self.scale)
         along_q = moved @ first[:, :n].mT
         tangents = torch.cat((along_v.expand(*v.shape[:-1], *along_v.shape), along_q.unsqueeze(-2)), dim=-2)
@@ -125,13 +142,13 @@ class NetworkLagrangian(Lagrangian):
             bend = (slope * sigmoid * (1 - sigmoid)).unsqueeze(-2)
             blocks = blocks + (tangents[..., : self.dim, :] * bend) @ tangents.mT
             tangents = tangents * sigmoid.unsqueeze(-2)
-        rest = torch.diag(self.speed**-2)
+        rest = torch.diag(self.rest * self.speed**-2)
         return Terms(force, momentum, self.factor * (rest + blocks[..., :-1]), self.factor * blocks[..., -1])
 
     def _seen(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         self.features.check("q", q)
         self.features.check("v", v)
-        return self.features((q - self.loc) / self.scale), v / self.speed
+        return self.features((q - self.loc) / self.scale), self.moving * v / self.speed
 
     def _pass(self, q: Tensor, v: Tensor) -> _Pass:
         features, u = self._seen(q, v)
@@ -150,4 +167,10 @@ class NetworkLagrangian(Lagrangian):
     def _slopes(self, way: _Pass, v: Tensor) -> tuple[Tensor, Tensor]:
         by_q, by_v = way.by_features.split((self.features.size, self.dim), dim=-1)
         force = self.factor * self.features.pullback(way.features, by_q) / self.scale
-        return force, self.factor * (v / self.speed + by_v) / self.speed
+        return force, self.factor * (self.rest * v / self.speed + self.moving * by_v) / self.speed
+
+
+def _chosen(name: str, given: Sequence[int] | None, among: Sequence[int]) -> tuple[int, ...]:
+    if given is not None and any(not is_number(i, integer=True) or i not in among for i in given):
+        raise InputError(f"{name} = {tuple(given)!r}, expected some of the coordinates {tuple(among)}")
+    return tuple(among if given is None else given)

@@ -150,13 +150,14 @@ class LNN(Dynamics):
 
     def vector_field(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The pair (v, dv/dt) at time t, q and v of shape (*batch, d), each (*batch, d)."""
-        terms = self.lagrangian.terms(q, x, t)
         applied = None if self.force is None else self.force(q, x, t)
         if self.constraint is not None:
+            terms = self.lagrangian.terms(q, x, t)
             return x, constrained_acceleration(
                 terms, self.constraint, q, x, applied=applied, regulariser=self.config["regulariser"]
             )
-        return x, terms.acceleration(applied, regulariser=self.config["regulariser"])
+        regulariser = self.config["regulariser"]
+        return x, self.lagrangian.acceleration(q, x, t, applied=applied, regulariser=regulariser)
 
     def residual(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
         r"""The residual of the equations of motion in place of the misfit, (*batch, d) each -> (*batch,),

@@ -102,31 +102,32 @@ class Rattle(Step):
         return self.free.log_det(q, dt, n_steps)
 
     def _advance(self, q: Tensor, p: Tensor, begin: Time, end: Time, dt: Time) -> tuple[Tensor, Tensor]:
+        span = torch.as_tensor(dt, dtype=q.dtype, device=q.device)
+        still = span == 0
+        if bool(still.all()):
+            return q, p
+        if bool(still.any()):
+            # Rows whose step has no length take one of another's, and then stay where they are.
+            q1, p1 = self._advance(q, p, begin, end, torch.where(still, span[~still][0], span))
+            return torch.where(still, q, q1), torch.where(still, p, p1)
         d = q.shape[-1]
         with torch.no_grad():
             velocity = self.lagrangian.velocity(q.detach(), p.detach(), begin)
-            guess = torch.cat((velocity, torch.zeros_like(self.constraint(q.detach()))), dim=-1)
+            guess = torch.cat((dt * velocity, torch.zeros_like(self.constraint(q.detach()))), dim=-1)
 
+        # The unknowns are the displacement and, times dt, the multipliers: the rounding of a position is what the
+        # constraint can be met to, and in units of velocities that is the more the shorter the step.
         def equations(x: Tensor) -> Tensor:
-            u, multipliers = x[..., :d], x[..., d:]
-            impulse = self.constraint.pullback(q, multipliers)
-            return torch.cat((self.free.momenta(q, u, begin, end, dt)[0] - p - impulse, self._reach(q, u, dt)), dim=-1)
+            moved, multipliers = x[..., :d], x[..., d:]
+            impulse = dt * (self.free.momentum(q, moved / dt, begin, end, dt) - p)
+            return torch.cat((impulse - self.constraint.pullback(q, multipliers), self.constraint(q + moved)), dim=-1)
 
         solution, self.residual = root(
             equations, guess, what=type(self).__name__, tolerance=self.free.requested_tolerance
         )
-        u = solution[..., :d]
-        q1 = q + dt * u
-        return q1, self._tangent(q1, self.free.momenta(q, u, begin, end, dt)[1], end)
-
-    def _reach(self, q: Tensor, u: Tensor, dt: Time) -> Tensor:
-        # g(q1) / dt, and its limit for steps of no length, which must be the identity.
-        span = torch.as_tensor(dt, dtype=q.dtype, device=q.device)
-        still = span == 0
-        if not bool(still.any()):
-            return self.constraint(q + span * u) / span
-        far = self.constraint(q + span * u) / torch.where(still, 1.0, span)
-        return torch.where(still, self.constraint.along(q, u), far)
+        moved = solution[..., :d]
+        q1 = q + moved
+        return q1, self._tangent(q1, self.free.momentum(q1, moved / dt, end, begin, -dt), end)
 
     def _tangent(self, q: Tensor, p: Tensor, t: Time) -> Tensor:
         # The momentum whose velocity obeys G v = 0, reached along G.

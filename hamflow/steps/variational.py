@@ -110,33 +110,32 @@ class VariationalStep(Step):
             raise InputError("force is given: the change of volume depends on the path, expected a step without one")
         return super().log_det(q, dt, n_steps)
 
-    def momenta(self, q: Tensor, u: Tensor, begin: Time, end: Time, dt: Time) -> tuple[Tensor, Tensor]:
-        """The momenta at both ends of a step from q with the mean velocity u, each (*batch, d)."""
-        slope = self.lagrangian.gradient
+    def momentum(self, q: Tensor, u: Tensor, begin: Time, end: Time, dt: Time) -> Tensor:
+        """The momentum at the beginning of a step from q with the mean velocity u, each (*batch, d).
+
+        That at the end is the one at the beginning of the step back, from the other end with -dt.
+        """
         if self.rule == "midpoint":
             middle = q + 0.5 * dt * u, u, begin + 0.5 * (end - begin)
-            force, momentum = slope(*middle)
-            kick = 0.5 * dt * (force if self.force is None else force + self.force(*middle))
-            return momentum - kick, momentum + kick
-        places = (q, u, begin), (q + dt * u, u, end)
-        first, last = (slope(*place) for place in places)
-        forces = [first[0], last[0]]
-        if self.force is not None:
-            forces = [force + self.force(*place) for force, place in zip(forces, places, strict=True)]
-        momentum = 0.5 * (first[1] + last[1])
-        return momentum - 0.5 * dt * forces[0], momentum + 0.5 * dt * forces[1]
+            force, momentum = self.lagrangian.gradient(*middle)
+            push = force if self.force is None else force + self.force(*middle)
+            return momentum - 0.5 * dt * push
+        force, momentum = self.lagrangian.gradient(q, u, begin)
+        push = force if self.force is None else force + self.force(q, u, begin)
+        return 0.5 * (momentum + self.lagrangian.momentum(q + dt * u, u, end)) - 0.5 * dt * push
 
     def _advance(self, q: Tensor, p: Tensor, begin: Time, end: Time, dt: Time) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             guess = self.lagrangian.velocity(q.detach(), p.detach(), begin)
         u, self.residual = root(
-            lambda x: self.momenta(q, x, begin, end, dt)[0] - p,
+            lambda x: self.momentum(q, x, begin, end, dt) - p,
             guess,
             what=type(self).__name__,
             tolerance=self.requested_tolerance,
             max_iterations=self.max_iterations,
         )
-        return q + dt * u, self.momenta(q, u, begin, end, dt)[1]
+        q1 = q + dt * u
+        return q1, self.momentum(q1, u, end, begin, -dt)
 
 
 def log_det_in_velocities(

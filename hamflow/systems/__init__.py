@@ -10,6 +10,7 @@ from hamflow.systems.oscillators import HenonHeiles, MassSpring, Pendulum
 from hamflow.systems.solar_system import load_solar_system
 from hamflow.systems.system import System
 from hamflow.systems.trajectories import Trajectories
+from hamflow.systems.wave import WaveEquation
 
 #: Every system that ships, by name.
 SYSTEMS = {
@@ -24,6 +25,7 @@ SYSTEMS = {
         NBody,
         ChargedParticle,
         RelativisticParticle,
+        WaveEquation,
     )
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "ThreeBody",
     "Trajectories",
     "TwoBody",
+    "WaveEquation",
     "estimate_derivatives",
     "estimate_noise",
     "load_double_pendulum",

@@ -10,13 +10,15 @@ from torch import Tensor
 from hamflow.errors import InputError, check_choice
 from hamflow.systems.trajectories import Trajectories
 
-_FEWEST = {"spline": 5, "interpolation": 4, "difference": 2}
+_FEWEST = {"spline": 5, "interpolation": 4, "difference": 2, "hermite": 2}
 #: Generalised cross-validation alone now and then takes noise for motion; this makes each degree of freedom dearer.
 _DEARER = 1.4
 #: Above so many states the eigenvectors of the roughness cost more than one banded solve a coordinate.
 _LONG = 1000
 #: And where gaps in time differ so much, the smoothest eigenvectors are lost in rounding.
 _LOST = 1e-12
+#: States whose positions and velocities one polynomial goes through.
+_NEIGHBOURS = 6
 _Array = NDArray[np.float64]
 _Pair = tuple[_Array, _Array]
 
@@ -28,7 +30,8 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
         data: the trajectories.
         method: ``"spline"``: natural cubic smoothing splines whose smoothness generalised cross-validation chooses,
             for noisy states; without noise ``"interpolation"``, cubic splines of third order, or ``"difference"``,
-            differences of second order. All take uneven times.
+            differences of second order; or ``"hermite"``, accelerations alone, from polynomials through the positions
+            and velocities of up to six states next to each other, of degree eleven. All take uneven times.
         smooth: whether q and p (and v, where it was given) are replaced by the splines too.
 
     Returns:
@@ -36,7 +39,7 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
         they no longer declare the noise that they had.
 
     Raises:
-        InputError: the method is unknown, or a trajectory is too short for it.
+        InputError: the method is unknown, or a trajectory is too short for it, or "hermite" finds no velocities.
 
     References:
         Woltring (1986), Advances in Engineering Software 8, 104; Kim and Gu (2004), Smoothing spline Gaussian
@@ -53,6 +56,9 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
     if data.n_times < _FEWEST[method]:
         raise InputError(f"data has {data.n_times} times, expected at least {_FEWEST[method]} for method = {method!r}")
     data = data.unwrapped()
+    if method == "hermite":
+        q, v = data.q, data.need("v")
+        return data.replace(v_dot=_hermite(data.own_times(), q, v)) if data.v_dot is None else data
     changes: dict[str, Tensor] = {}
     for name, derivative in (("q", "v"), ("p", "p_dot"), ("v", "v_dot")):
         states = getattr(data, name)
@@ -149,3 +155,22 @@ def _interpolation(time: _Array, values: _Array) -> _Pair:
 def _difference(time: _Array, values: _Array) -> _Pair:
     # From the first value on: far from zero the weights of uneven times do not cancel.
     return values, np.gradient(values - values[:1], time, axis=0, edge_order=2 if len(time) > 2 else 1)
+
+
+def _hermite(times: Tensor, q: Tensor, v: Tensor) -> Tensor:
+    # For each state the polynomial through q and v of the states around it; its second derivative there.
+    count = q.shape[1]
+    near = min(_NEIGHBOURS, count)
+    first = (torch.arange(count, device=q.device) - near // 2).clamp(0, count - near)
+    index = first.unsqueeze(-1) + torch.arange(near, device=q.device)
+    clock, q64, v64 = times.double(), q.double(), v.double()
+    gaps = clock[:, index] - clock.unsqueeze(-1)
+    # In units of their span, and from the state on: powers stay of order one, and rounding of large positions out.
+    unit = gaps.abs().amax(-1, keepdim=True)
+    powers = torch.arange(2 * near, device=q.device, dtype=torch.float64)
+    at = gaps.unsqueeze(-1) / unit.unsqueeze(-1)
+    values = at**powers
+    slopes = powers * at ** (powers - 1).clamp_min(0)
+    sides = torch.cat((q64[:, index] - q64.unsqueeze(2), unit.unsqueeze(-1) * v64[:, index]), dim=2)
+    found = torch.linalg.solve(torch.cat((values, slopes), dim=2), sides)[:, :, 2]
+    return (2 * found / unit**2).to(q)

@@ -1,0 +1,97 @@
+"""Lagrangians learned from positions and velocities: the published systems, a measured arm, chains on their rods."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import lnn_contenders
+import lnn_pictures
+import numpy as np
+import report
+import runner
+import torch
+from lnn_contenders import MODELS, applies, settings
+from lnn_tasks import BARS, TASKS
+
+from hamflow.errors import InputError
+
+NAME = "lnn"
+NOTES = """
+Mean and standard error over the seeds; a seed draws data, weights and batches anew, but for the measured arm.
+
+- double_pendulum (m = l = 1, g = 9.8): accelerations at 200,000 random states, q in [0, 2 pi]^2 and v in [-10, 10]^2,
+  as published, where about 3e8 states trained. energy_error_*: abs(E(100 s) - E(0)) of 40 motions from v in [0, .1]^2,
+  in per cent of 29.4 J, their mean and median. acceleration_l1 on 10,000 fresh states.
+- relativistic (c = g = 1): 20,000 states, v in [-.99, .99]. weighted_l1: mean error of dv/dt, weighted by the speed.
+- real_double_pendulum: 69 s of the free swing of an experimental arm with friction, every fifth of its states at 1 kHz,
+  smoothed by splines whose derivatives are the accelerations. angle_rmse: over forecasts of one second, from measured
+  states that did not train. distance_of_joints: what the learned mass matrix and torques say of the first arm's length.
+- chain_1, chain_2, chain_3: rods with masses and lengths in [.6, 1.4], Cartesian coordinates, dt = .03. One piece of
+  five steps of each of 800 motions, states alone: polynomials through its positions and velocities give accelerations.
+  relative_error_geometric_mean: of |z - z'| / (|z| + |z'|) over 100 steps, the mean over 100 motions, as published.
+- wave: a density on a stencil of three points, trained on accelerations of fields on 10 points and rolled out on 100.
+
+lnn: on the double pendulums M(q) and V(q), a network each; for the relativistic particle one network L(q, v); on chains
+the masses of the bodies, a network V(q), and the known rods as a constraint; of fields one density network.
+lnn_general: one network L(q, v). mlp: a perceptron for the accelerations, which does not know the rods of chains, and
+of fields sees a point and its neighbours. hnn: one network H(q, v) as if v were the momentum; hnn_momentum: from the
+true momentum. Contenders of a case have about equal parameters, the same data, epochs and precision.
+"""
+
+
+def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row]:
+    """Fit one contender in one case and judge it."""
+    quick = run.configuration["quick"]
+    task = TASKS[run.case](run.seed, quick)
+    fitted = lnn_contenders.train(run.model, run.case, task, run.seed, quick)
+    rows, picture = task.judge(fitted)
+    if run.seed == pictured_seed:
+        pictures.mkdir(parents=True, exist_ok=True)
+        arrays = {name: value.detach().numpy() for name, value in picture.items()}
+        np.savez_compressed(pictures / f"{run.case}-{run.model}.npz", **arrays)  # type: ignore[arg-type]
+    cost = {"params": fitted.params, "train_seconds": round(fitted.seconds, 1)}
+    return [cost | row | BARS.get((run.case, run.model, str(row["metric"])), {}) for row in rows]
+
+
+def derived(store: report.ResultStore) -> list[report.Row]:
+    """How many times better the measured arm is forecast than by a perceptron, seed by seed."""
+    own, other = (store.values("real_double_pendulum", model, "angle_rmse") for model in ("lnn", "mlp"))
+    ratios = [other[seed] / own[seed] for seed in own.keys() & other.keys()]
+    if not ratios:
+        return []
+    mean, error = report.mean_and_error(ratios)
+    head = {"case": "real_double_pendulum", "model": "lnn", "metric": "times_better_than_mlp", "unit": "times"}
+    return [{**head, "value": mean, "standard_error": error, "n": len(ratios), "bar": 5.0}]
+
+
+def main() -> None:
+    """Run what the command line asks for, then write the table, the figures and the overview."""
+    quick = (["chain_1", "relativistic"], ["lnn", "mlp"])
+    options = runner.parse_options(NAME, __doc__ or "", list(TASKS), MODELS, quick=quick)
+    seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
+    runs, decides = [], {}
+    for case in options.cases:
+        try:
+            TASKS[case](0, True) if case == "real_double_pendulum" else None
+        except InputError as error:
+            print(f"{case} is left out: {error}", file=sys.stderr)
+            continue
+        for model in MODELS:
+            decides[case, model] = {"quick": options.quick, "settings": settings(model, case)}
+        chosen = [model for model in options.models if applies(model, case)]
+        runs += [runner.Run(case, model, seed, decides[case, model]) for model in chosen for seed in seeds]
+    store = report.ResultStore(options.out, quick=options.quick)
+    store.drop_stale(decides)
+    pictures = options.out / "pictures"
+    runner.execute(partial(work, pictures=pictures, pictured_seed=min(seeds)), runs, store, options.jobs)
+    store.set_derived(derived(store))
+    report.write_table(store, "Learned Lagrangians", NOTES, TASKS)
+    lnn_pictures.draw(options.out, pictures)
+    report.write_overview(options.out.parent)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
