@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 import hamflow as hf
+from hamflow.models.units import Units
 from hamflow.systems import HenonHeiles, MassSpring, Pendulum, Trajectories, estimate_noise
 
 F64 = torch.float64
@@ -129,14 +130,14 @@ def test_paths_see_through_noise() -> None:
 
 def test_paths_infer_the_states() -> None:
     from hamflow.models.learning import _unseen
-    from hamflow.models.objectives import PathObjective, Units
+    from hamflow.models.objectives import PathObjective
     from hamflow.training import polish
 
     clean, noisy = (SPRING.simulate(**EXACT, noise=noise) for noise in (0.0, 0.2))
     model = hf.HNN(1, energy=spring()).double()
     one = torch.ones(1, dtype=F64)
     unseen = _unseen([noisy], 0.1, 0)
-    objective = PathObjective(model, [noisy], torch.full((2,), 0.2, dtype=F64), Units(one, one), unseen)
+    objective = PathObjective(model, [noisy], torch.full((2,), 0.2, dtype=F64), Units(one, one), unseen, model.misfit)
     rows = torch.arange(noisy.n).unsqueeze(-1)
 
     def error() -> float:
@@ -163,14 +164,15 @@ def test_noise_on_velocities_is_none_on_states() -> None:
 def test_velocities_as_noisy_as_momenta(noise: tuple[float, float]) -> None:
     """Where they are both, neither the momentum nor the slope of q is the measured one; and exact halves stay."""
     from hamflow.models.learning import _unseen, with_momenta
-    from hamflow.models.objectives import PathObjective, Units
+    from hamflow.models.objectives import PathObjective
 
     clean = only(PENDULUM.simulate(5, 100, dt=0.1, derivatives=True), "q", "v", "v_dot")
     shake = torch.randn(2, *clean.q.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
     data = clean.replace(q=clean.q + noise[0] * shake[0], v=clean.v + noise[1] * shake[1])  # type: ignore[operator]
     part, one = with_momenta(data), torch.ones(1, dtype=F64)
     model, sigma = hf.HNN(1, energy=PENDULUM).double(), torch.tensor(noise, dtype=F64)
-    objective = PathObjective(model, [part], sigma, Units(one, one), _unseen([part], 0.1, 0), velocities=True)
+    unseen = _unseen([part], 0.1, 0)
+    objective = PathObjective(model, [part], sigma, Units(one, one), unseen, model.misfit, velocities=True)
     there = (objective.seen + objective.unseen) > 0
     q, p = objective.states(torch.arange(len(there))).detach()[there].chunk(2, -1)
     for found, true, size in ((q, clean.q, noise[0]), (p, clean.need("v"), noise[1])):
@@ -324,7 +326,7 @@ def test_every_state_is_in_a_window(n_times: int) -> None:
 def test_held_out_states_do_not_train(learn_from: str, noise: float) -> None:
     """Wherever they are, they change the validation loss and not the training loss (at the same start)."""
     from hamflow.models.learning import _starts, _unseen, _windows
-    from hamflow.models.objectives import PathObjective, Units
+    from hamflow.models.objectives import PathObjective
 
     data = SPRING.simulate(3, 25, dt=0.1, derivatives=True)
     model = hf.HNN(1, energy=spring()).double()
@@ -351,7 +353,7 @@ def test_held_out_states_do_not_train(learn_from: str, noise: float) -> None:
             )  # fmt: skip
             objective.scale = torch.ones(2, dtype=F64)
         else:
-            objective = PathObjective(model, [part], sigma, Units(one, one), [unseen])
+            objective = PathObjective(model, [part], sigma, Units(one, one), [unseen], model.misfit)
         rows = torch.arange(len(objective.seen)).unsqueeze(-1)
         losses.append((objective.train().loss(rows).item(), objective.eval().loss(rows).item()))
     assert losses[0][0] == losses[1][0]
