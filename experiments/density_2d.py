@@ -12,6 +12,7 @@ import report
 import runner
 from contenders import Array, Contender, Hamiltonian, Schedule, configuration, train
 from nhf_models import NHF_MODELS, START, certificate_metrics
+from overview import write_overview
 from paired import LEVEL
 from peers import PEERS
 from planar import PLANAR_SETS
@@ -214,7 +215,7 @@ def main() -> None:
     report.write_table(store, "Densities in two dimensions", NOTES, PLANAR_SETS)
     for case in options.cases:
         draw(case, options.out, pictures, [m for m in MODELS if store.values(case, m, "nll")])
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

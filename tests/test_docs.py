@@ -68,7 +68,7 @@ WITHOUT_EXAMPLE = {
     *("Trend", "History", "Quadrature", "StartingMixture", "EnergyReport", "StepReport", "FlowReport"),
     *("Energy", "Hamiltonian", "PairEnergy", "Step", "System"),
     *("load_double_pendulum", "load_experimental_pendulum", "load_pendulum", "load_spring"),
-    *("check_settings", "fingerprint", "random_generator", "seeded", "write_run"),
+    *("check_settings", "fingerprint", "random_generator", "seeded"),
     "main",
 }
 
