@@ -61,11 +61,9 @@ def _bars(found: dict[str, list[Figure]]) -> list[str]:
 
 
 def _meanings(found: dict[str, list[Figure]]) -> list[str]:
-    metrics = sorted({figure.metric for figures in found.values() for figure in figures if figure.bar is not None})
-    return [
-        "## What these figures are\n",
-        "\n".join(f"- {name}: {MEANINGS[name]}." for name in metrics if name in MEANINGS) + "\n",
-    ]
+    barred = {figure.metric for figures in found.values() for figure in figures if figure.bar is not None}
+    lines = [f"- {name}: {meaning}." for name, meaning in MEANINGS.items() if name in barred]
+    return ["## What these figures are\n", "\n".join(lines) + "\n"]
 
 
 def _contenders(found: dict[str, list[Figure]]) -> list[str]:
