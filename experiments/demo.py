@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import sklearn.datasets
 import torch
 from datasets import split_rows, whitened_split
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 
 import hamflow as hf
 from hamflow import plots
-from hamflow.cli import write_run
 from hamflow.io import atomic_path, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ SEED = 0
 Array = NDArray[np.float64]
 
 
-def fit_flow(train: Array, validation: Array, *, quick: bool) -> hf.NHF:
+def fit_flow(train: pd.DataFrame, validation: Array, *, quick: bool) -> hf.NHF:
     """Fit the flow; the table stays in its own units, the model standardises it."""
     torch.manual_seed(SEED)
     size = {"n_steps": 2, "width": 8, "particles": 2} if quick else {"n_steps": 8, "width": 64, "particles": 16}
@@ -59,7 +59,7 @@ def write_figures(model: hf.NHF, table: Array, names: list[str], out: Path) -> N
     figures = {
         "samples.png": plots.plot_samples(model, table, columns=names, n=len(table), max_columns=SHOWN, seed=SEED),
         "history.png": plots.plot_history(model.history).figure,
-        "trajectories.png": plots.plot_trajectories(model, columns=names, seed=SEED).figure,
+        "trajectories.png": plots.plot_trajectories(model, seed=SEED).figure,
     }
     for name, figure in figures.items():
         with atomic_path(out / name) as temporary:
@@ -79,13 +79,13 @@ def main(argv: list[str] | None = None) -> None:
 
     print("choosing the mixture to start from, then training", flush=True)
     start = time.perf_counter()
-    model = fit_flow(train, validation, quick=given.quick)
+    model = fit_flow(pd.DataFrame(train, columns=names), validation, quick=given.quick)
     seconds = time.perf_counter() - start
     print("scoring the test rows, drawing figures", flush=True)
     scores, params = held_out_scores(model, table, particles=16 if given.quick else 1000)
 
     out = given.out
-    write_run(model, names, out / "run")
+    model.save(out / "run")
     write_table(out / "samples.csv", model.sample(1000, seed=SEED).numpy(), names)
     write_table(out / "scores.csv", np.column_stack([scores["nhf"], scores["gmm"]]), ["nhf_lower_bound", "gmm"])
     write_figures(model, table, names, out)

@@ -13,6 +13,7 @@ from datasets import FOLDS, SMALL_ROWS, TABLES, load_table, tables_at_hand, whit
 from learning_rates import chosen_rate
 from mixture_peer import SETTINGS as GMM
 from nhf_models import START
+from overview import write_overview
 from paired import LEVEL
 from standings import EXPLODED, MARGIN, SMALL_SETS
 from tabular import budget_of, schedule_of
@@ -160,7 +161,7 @@ def main() -> None:
     store.set_derived(standings.derived_rows(store))
     report.write_table(store, "Densities of tables", NOTES, TABLES)
     draw(store, options.out / "nll.png")
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

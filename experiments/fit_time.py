@@ -7,6 +7,7 @@ import time
 import report
 import runner
 from datasets import load_table
+from overview import write_overview
 
 NAME = "fit_time"
 NOTES = """
@@ -37,7 +38,7 @@ def main() -> None:
     store = report.ResultStore(options.out, quick=options.quick)
     runner.execute(work, runs, store, options.jobs)
     report.write_table(store, "Time of the default fit", NOTES, ["breast_cancer"])
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

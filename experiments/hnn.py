@@ -14,6 +14,7 @@ import runner
 import torch
 from hnn_contenders import MODELS, applies, settings
 from hnn_tasks import TASKS, Task, load_task
+from overview import write_overview
 from torch import Tensor
 
 import hamflow as hf
@@ -194,7 +195,7 @@ def main() -> None:
     for case in {run.case for run in runs}:
         draw(case, options.out, pictures)
     draw_drift(options.out, pictures / "drift.npz")
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

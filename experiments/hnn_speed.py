@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import report
 import runner
+from overview import write_overview
 
 NAME = "hnn_speed"
 NOTES = """
@@ -117,7 +118,7 @@ def main() -> None:
     store = report.ResultStore(options.out, quick=options.quick)
     runner.execute(work, runs, store, options.jobs)
     report.write_table(store, "Speed of training the published pendulum network", NOTES, ["pendulum"])
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

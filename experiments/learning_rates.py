@@ -9,6 +9,7 @@ import report
 import runner
 from contenders import Flow, Hamiltonian, Schedule, configuration, train
 from datasets import TABLES, load_table, tables_at_hand, whitened_split
+from overview import write_overview
 from peers import PEERS
 from tabular import budget_of, schedule_of
 
@@ -137,7 +138,7 @@ def main() -> None:
     runner.execute(work, runs, store, options.jobs)
     store.set_derived(choices_at_an_edge(store))
     report.write_table(store, "Learning rates", NOTES, TABLES)
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import runner
 import torch
 from lnn_contenders import MODELS, applies, settings
 from lnn_tasks import BARS, TASKS
+from overview import write_overview
 
 from hamflow.errors import InputError
 
@@ -89,7 +90,7 @@ def main() -> None:
     store.set_derived(derived(store))
     report.write_table(store, "Learned Lagrangians", NOTES, TASKS)
     lnn_pictures.draw(options.out, pictures)
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import report
 import runner
+from overview import write_overview
 
 NAME = "lnn_speed"
 # d, batch, width: two hidden layers each.
@@ -167,7 +168,7 @@ def main() -> None:
     # One at a time: contenders that share a machine with others are not compared fairly.
     runner.execute(work, runs, store, 1)
     report.write_table(store, "Speed of training a Lagrangian network", NOTES, SIZES)
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

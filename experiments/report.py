@@ -33,7 +33,7 @@ HIGHER_IS_BETTER = {
 VERDICTS = ("short", "reached", "stretch reached")
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Replace a file in one move, so that a reader or a crash never meets half of it."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -104,7 +104,7 @@ class ResultStore:
     def _write(self) -> None:
         ordered = sorted(self.rows, key=lambda r: (r["case"], r["model"], r.get("seed", math.inf), r["metric"]))
         lines = ",\n".join(json.dumps(row) for row in ordered)
-        _write(self.path, f"[\n{lines}\n]\n")
+        write_text(self.path, f"[\n{lines}\n]\n")
 
 
 def _key(row: Row) -> Key | None:
@@ -163,9 +163,9 @@ class Figure:
         """Mean and standard error, or median and range, as text, and whom a difference is to."""
         if self.extremes is not None:
             low, high = self.extremes
-            return f"{_number(self.mean)} (median; {_number(low)} to {_number(high)})"
-        error = "" if math.isnan(self.error) else f" ± {_number(self.error)}"
-        return _number(self.mean) + error + ("" if self.against is None else f" (to {self.against})")
+            return f"{number(self.mean)} (median; {number(low)} to {number(high)})"
+        error = "" if math.isnan(self.error) else f" ± {number(self.error)}"
+        return number(self.mean) + error + ("" if self.against is None else f" (to {self.against})")
 
 
 def summarise(rows: Iterable[Row]) -> list[Figure]:
@@ -207,7 +207,8 @@ def _mean_of(rows: list[Row], name: str) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure of a table."""
     if value is None:
         return ""
     if 0 < abs(value) < 1e-3:
@@ -219,7 +220,8 @@ def _whole(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
 
 
-def _markdown(header: list[str], lines: list[list[str]]) -> str:
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
@@ -237,31 +239,8 @@ def write_table(store: ResultStore, title: str, notes: str, cases: Iterable[str]
         parts.append(f"## {case}\n")
         lines = []
         for f in chosen:
-            bar = _number(f.bar) + ("" if f.stretch is None else f" (stretch {_number(f.stretch)})")
-            cells = [f.model, f.metric, f.shown, str(f.n), _whole(f.params), _number(f.seconds, 1)]
-            lines.append([*cells, _number(f.reference), bar, f.verdict])
-        parts.append(_markdown(header, lines))
-    _write(store.path.parent / "table.md", "\n".join(parts))
-
-
-def write_overview(results: Path) -> None:
-    """Write README.md over every experiment beside it: each bar and what was reached, short falls first."""
-    entries: list[tuple[str, Figure]] = []
-    experiments = sorted(results.glob("*/metrics.json"))
-    for path in experiments:
-        figures = summarise(json.loads(path.read_text(encoding="utf-8")))
-        entries += [(path.parent.name, figure) for figure in figures if figure.bar is not None]
-    entries.sort(key=lambda e: (VERDICTS.index(e[1].verdict), e[0], e[1].case, e[1].model, e[1].metric))
-    short = sum(figure.verdict == "short" for _, figure in entries)
-    header = ["verdict", "experiment", "case", "model", "metric", "reached", "runs", "bar", "stretch"]
-    lines = []
-    for name, f in entries:
-        place = [f.verdict, f"[{name}]({name}/table.md)", f.case, f.model, f.metric]
-        lines.append([*place, f.shown, str(f.n), _number(f.bar), _number(f.stretch)])
-    text = (
-        "# Results\n\nEvery figure that has a bar to clear, short falls first. Each experiment is one command,"
-        " `python experiments/NAME.py`; this page is generated from their tables.\n\n"
-        f"{short} of {len(entries)} bars are missed.\n\n" + _markdown(header, lines)
-    )
-    text += "\nTables: " + ", ".join(f"[{p.parent.name}]({p.parent.name}/table.md)" for p in experiments) + "\n"
-    _write(results / "README.md", text)
+            bar = number(f.bar) + ("" if f.stretch is None else f" (stretch {number(f.stretch)})")
+            cells = [f.model, f.metric, f.shown, str(f.n), _whole(f.params), number(f.seconds, 1)]
+            lines.append([*cells, number(f.reference), bar, f.verdict])
+        parts.append(markdown(header, lines))
+    write_text(store.path.parent / "table.md", "\n".join(parts))

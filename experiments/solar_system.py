@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import report
 import runner
+from overview import write_overview
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +260,7 @@ def main() -> None:
     store.set_derived(beside_kepler(store))
     report.write_table(store, "The solar system", NOTES, PLANETS)
     draw(store, options.out)
-    report.write_overview(options.out.parent)
+    write_overview(options.out.parent)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,11 @@ def column_names(x: Any) -> tuple[str, ...] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
+def named(columns: Sequence[int], names: Sequence[str] | None) -> str:
+    """Columns by their names, or by their numbers where they have none."""
+    return ", ".join(str(i) if names is None else repr(names[i]) for i in columns)
+
+
 def check_rows(x: Any, name: str = "x", *, dim: int | None = None, columns: tuple[str, ...] | None = None) -> Tensor:
     """Return a finite floating table of shape (n, dim) as a tensor, or say what is wrong with it.
 
@@ -142,8 +147,8 @@ def check_rows(x: Any, name: str = "x", *, dim: int | None = None, columns: tupl
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
         raise InputError(
-            f"{name} has {int(bad.sum())} NaN or infinite entries, the first in row {row}, column {column}, "
-            "expected finite numbers"
+            f"{name} has {int(bad.sum())} NaN or infinite entries, the first in row {row}, "
+            f"column {named([column], found)}, expected finite numbers"
         )
     return x
 
@@ -165,5 +170,7 @@ def check_training_table(x: Any, name: str = "x", *, dim: int | None = None) -> 
     floor = 8 * torch.finfo(rows.dtype).eps * rows.abs().max(0).values
     constant = (span <= floor).nonzero().flatten().tolist()
     if constant:
-        raise InputError(f"{name} has constant columns {constant}, expected every column to vary")
+        raise InputError(
+            f"{name} has constant columns, expected every column to vary: {named(constant, column_names(x))}"
+        )
     return rows

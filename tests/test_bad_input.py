@@ -52,7 +52,10 @@ BAD_TABLES: dict[str, tuple[Any, str]] = {
     "ragged": ([[1.0, 2.0], [3.0]], "x is ragged"),
     "empty": (GOOD[:0], r"x has shape \(0, 2\), expected at least one row"),
     "one row": (GOOD[:1], "x has 1 row, expected at least 2 rows"),
-    "constant column": (np.column_stack([GOOD[:, 0], np.full(40, 3.0)]), r"x has constant columns \[1\]"),
+    "constant column": (
+        np.column_stack([GOOD[:, 0], np.full(40, 3.0)]),
+        "x has constant columns, expected every column to vary: 1",
+    ),
     "as many columns as rows": (GOOD[:2], "x has 2 rows and 2 columns, expected more rows than columns"),
     "overflow in float32": (GOOD * 1e300, r"x has entries beyond the range of torch\.float32"),
 }
@@ -64,7 +67,10 @@ BAD_TENSORS: dict[str, tuple[Any, str]] = {
     "complex": (torch.as_tensor(GOOD + 1j), "x has dtype torch.complex128"),
     "empty": (torch.ones(0, 2), "expected at least one row"),
     "one row": (torch.ones(1, 2), "x has 1 row, expected at least 2 rows"),
-    "constant integers": (torch.ones(9, 2, dtype=torch.int64), r"x has constant columns \[0, 1\]"),
+    "constant integers": (
+        torch.ones(9, 2, dtype=torch.int64),
+        "x has constant columns, expected every column to vary: 0, 1",
+    ),
 }
 
 
@@ -199,14 +205,6 @@ def test_damaged_model(case: str, run: Path, tmp_path: Path, capsys: pytest.Capt
         one_line_error(command, message, tmp_path, capsys)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"columns": "ab"}', '{"columns": ["a"]}', '{"columns": [1, 2]}'])
-def test_damaged_columns(content: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hf.load(run).save(tmp_path / "run")
-    (tmp_path / "run" / "columns.json").write_text(content)
-    command = ["sample", str(tmp_path / "run"), "--out", str(tmp_path / "out.csv")]
-    one_line_error(command, "columns.json is damaged", tmp_path, capsys)
-
-
 def test_missing_model(tmp_path: Path) -> None:
     with pytest.raises(hf.CheckpointError, match="nowhere"):
         hf.load(tmp_path / "nowhere")
@@ -239,7 +237,7 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "empty": ("", "data.csv is empty"),
     "header only": ("a,b\n", "0 rows"),
     "one row": ("a,b\n1,2\n", "has 1 row, expected at least 2 rows"),
-    "constant column": ("a,b\n1,2\n2,2\n3,2\n", "has constant columns [1]"),
+    "constant column": ("a,b\n1,2\n2,2\n3,2\n", "expected every column to vary: 'b'"),
     "more columns than rows": ("a,b,c\n1,2,5\n2,3,4\n", "has 2 rows and 3 columns, expected more rows"),
     "truncated": ("a,b\n1,2\n2,3\n3", "column 'b' has 1 missing"),
     "ragged": ("a,b\n1,2\n2,3,4\n", "as many cells in every row"),

@@ -48,13 +48,13 @@ def test_mass_that_the_quadrature_missed_is_not_exact(dim: int, monkeypatch: pyt
 def test_means_are_over_the_same_points() -> None:
     values = torch.tensor([-1.0, -2.0, torch.nan])
     exact = torch.tensor([-1.5, torch.nan, -100.0])
-    found = hf.Certificate(*[values] * 5, exact, *[values] * 4, exact.flip(0)[1:].repeat(2)[:3])
+    found = hf.Certificate(*[values] * 5, exact, *[values] * 5, exact.flip(0)[1:].repeat(2)[:3])
     text = str(found)
     assert "lower bound -1.0000 nats (ELBO -1.0000)" in text
     assert "exact, by quadrature -1.5000" in text
     assert text.count("without 2 of 3") == 2
     settled = torch.tensor([-1.0, -2.0])
-    assert "without" not in str(hf.Certificate(*[settled] * 11))
+    assert "without" not in str(hf.Certificate(*[settled] * 12))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -76,3 +76,22 @@ def test_seeds_are_deterministic_to_the_last() -> None:
     assert not torch.equal(last[0].model_upper, other.model_upper)
     with pytest.raises(hf.InputError, match="seed = -1, expected"):
         model.certificate(x, particles=20, n_model=10, seed=-1)
+
+
+def test_the_error_by_the_particles_is_that_of_repetitions() -> None:
+    torch.manual_seed(0)
+    model = hf.NHF(2, n_steps=3, width=8, base="gaussian").eval()
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x = torch.randn(20, 2)
+    found = [model.certificate(x, particles=100, n_model=5, exact=False, seed=seed) for seed in range(60)]
+    spread = float(torch.stack([one.lower.mean() for one in found]).std())
+    error = float(torch.stack([(one.standard_error**2).sum().sqrt() / len(x) for one in found]).mean())
+    assert spread > 1e-3
+    # 60 repetitions know their spread to a tenth.
+    assert error == pytest.approx(spread, rel=0.3)
+    assert f"+- {(found[0].standard_error ** 2).sum().sqrt() / len(x):.4f} by the particles" in str(found[0])
+    upper = found[0].model_standard_error
+    assert upper.shape == (5,)
+    assert bool((upper > 0).all())

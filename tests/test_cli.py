@@ -1,15 +1,17 @@
 """The command line does what its help says, keeps the names of columns, and overwrites nothing unasked."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import hamflow as hf
 from hamflow.cli import main
+from hamflow.errors import InputError
 from hamflow.io import read_table, write_table
 
 TABLE = np.random.default_rng(0).normal(size=(80, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
@@ -42,9 +44,9 @@ def test_fit_says_what_it_did(tmp_path: Path, folder: Path, capsys: pytest.Captu
     assert "a lower bound on log p" in printed
     assert str(out) in printed
     assert listing(tmp_path / "new") == [
-        "run", "run/columns.json", "run/model.json", "run/weights.safetensors",
+        "run", "run/model.json", "run/weights.safetensors",
     ]  # fmt: skip
-    assert json.loads((out / "columns.json").read_text()) == {"columns": NAMES}
+    assert hf.load(out).columns == tuple(NAMES)
     assert hf.load(out).sample(3).shape == (3, 2)
 
 
@@ -58,7 +60,7 @@ def test_fit_obeys_its_options(tmp_path: Path, folder: Path, capsys: pytest.Capt
     assert model.whitening.loc.dtype.itemsize == 8
     assert model.particles == 2
     assert len(model.history.train) == 2
-    assert json.loads((out / "columns.json").read_text())["columns"] == ["weight"]
+    assert model.columns == ("weight",)
 
 
 def test_fit_repeats_and_depends_on_the_seed(tmp_path: Path, folder: Path) -> None:
@@ -77,6 +79,8 @@ def test_fit_goes_on_from_a_checkpoint(tmp_path: Path, folder: Path, capsys: pyt
     assert call(*arguments, "--out", tmp_path / "b") == 0
     first, second = ((tmp_path / name / "weights.safetensors").read_bytes() for name in "ab")
     assert first == second
+    assert call(*arguments, "--out", tmp_path / "c", "--epochs", 1) == 2
+    assert "has done 2 epochs" in capsys.readouterr().err
     assert call(*arguments, "--out", tmp_path / "c", "--learning-rate", 0.1) == 2
     assert "learning_rate" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
@@ -114,10 +118,39 @@ def test_plot(kind: str, tmp_path: Path, folder: Path) -> None:
     assert listing(tmp_path) == ["figure.png"]
 
 
-def test_a_run_saved_from_python_has_names_too(tmp_path: Path, folder: Path) -> None:
-    hf.load(folder / "run").save(tmp_path / "run")
-    assert call("sample", tmp_path / "run", "-n", 2, "--out", tmp_path / "s.csv") == 0
-    assert read_table(tmp_path / "s.csv")[1] == ["x0", "x1"]
+def test_names_go_from_the_shell_to_python(folder: Path) -> None:
+    model = hf.load(folder / "run")
+    frame = pd.DataFrame(TABLE, columns=NAMES)
+    torch.testing.assert_close(model.log_prob(frame, particles=4), model.log_prob(TABLE, particles=4))
+    with pytest.raises(InputError, match=r"columns \['weight', 'height'\], expected \['height', 'weight'\]"):
+        model.log_prob(frame[["weight", "height"]])
+
+
+def test_names_go_from_python_to_the_shell(tmp_path: Path, folder: Path) -> None:
+    fit = {"epochs": 1, "progress": False}
+    hf.NHF(2, n_steps=1, width=2).fit(pd.DataFrame(TABLE, columns=NAMES), **fit).save(tmp_path / "named")
+    hf.NHF(2, n_steps=1, width=2).fit(TABLE, **fit).save(tmp_path / "nameless")
+    for run, names in (("named", NAMES), ("nameless", ["x0", "x1"])):
+        assert call("sample", tmp_path / run, "-n", 2, "--out", tmp_path / f"{run}.csv") == 0
+        assert read_table(tmp_path / f"{run}.csv")[1] == names
+        scores = tmp_path / f"{run}-scores.csv"
+        assert call("score", tmp_path / run, folder / "data.csv", "--out", scores, "--particles", 8) == 0
+        expected = hf.load(tmp_path / run).log_prob(TABLE, particles=8)
+        np.testing.assert_allclose(read_table(scores)[0][:, 0], expected, atol=1e-4)
+        assert call("plot", tmp_path / run, "--data", folder / "data.csv", "--out", tmp_path / f"{run}.png") == 0
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_that_names_the_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = np.column_stack([TABLE, TABLE.sum(1)])
+    write_table(tmp_path / "data.csv", table, [*NAMES, "sum"])
+    assert call("fit", tmp_path / "data.csv", "--out", tmp_path / "run", "-q", *TINY) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(
+        "hamflow: warning: x: columns depend on each other linearly ('height', 'weight', 'sum')"
+    )
+    assert printed.err.count("\n") == 1
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,8 +178,7 @@ def test_overwrite_replaces_and_spares_what_lies_beside(tmp_path: Path, folder: 
     assert call("sample", run, "-n", 5, "--out", run / "samples.csv", "-q", "--overwrite") == 0
     assert len(read_table(run / "samples.csv")[0]) == 5
     assert call("fit", folder / "data.csv", "--columns", "weight", "--out", run, "-q", "--overwrite", *TINY) == 0
-    assert hf.load(run).dim == 1
-    assert json.loads((run / "columns.json").read_text())["columns"] == ["weight"]
+    assert hf.load(run).columns == ("weight",)
     assert (run / "samples.csv").exists()
 
 

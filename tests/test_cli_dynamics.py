@@ -92,7 +92,6 @@ def test_a_run_gives_way_to_one_of_the_other_model(tmp_path: Path, folder: Path)
     assert call("fit", folder / "spring.npz", "--out", run, *TINY) == 2
     assert call("fit", folder / "spring.npz", "--out", run, "--overwrite", *TINY) == 0
     assert isinstance(hf.load(run), hf.HNN)
-    assert not (run / "columns.json").exists()
     assert call("fit", table, "--out", run, *flow) == 0
     assert not (run / "beginnings.json").exists()
 

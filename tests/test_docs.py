@@ -69,7 +69,7 @@ WITHOUT_EXAMPLE = {
     *("EnergyReport", "LagrangianReport", "StepReport", "ConstrainedReport", "FlowReport"),
     *("Energy", "Hamiltonian", "Lagrangian", "MassMatrix", "Force", "Constraint", "PairEnergy", "Step", "System"),
     *("load_double_pendulum", "load_experimental_pendulum", "load_pendulum", "load_spring"),
-    *("check_settings", "fingerprint", "random_generator", "seeded", "write_run"),
+    *("check_settings", "fingerprint", "random_generator", "seeded"),
     "main",
 }
 

@@ -21,6 +21,7 @@ import hnn_contenders  # noqa: E402
 import hnn_tasks  # noqa: E402
 import learning_rates  # noqa: E402
 import mixture_peer  # noqa: E402
+import overview  # noqa: E402
 import peers  # noqa: E402
 import planar  # noqa: E402
 import report  # noqa: E402
@@ -133,11 +134,21 @@ def test_overview_puts_short_falls_first(tmp_path: Path) -> None:
     store = report.ResultStore(tmp_path / "density")
     store.add(("a", "nhf", 0), "x", [_row(1.0, bar=1.5)])
     store.add(("a", "nhf", 1), "x", [_row(1.2, bar=1.5)])
+    store.add(("b", "maf", 0), "x", [_row(1.9)])
     store.add(("b", "nhf", 0), "x", [_row(2.0, bar=1.5), {"metric": "pareto_k_below_0_7", "value": 0.97, "bar": 0.95}])
-    report.write_overview(tmp_path)
+    overview.write_overview(tmp_path)
     lines = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith(("| short", "| r"))]
     assert [line.split(" | ")[0] for line in lines] == ["| short", "| reached", "| reached"]
     assert "1.100 ± 0.100" in lines[1]
+    page = (tmp_path / "README.md").read_text()
+    assert "- nll: mean negative log-likelihood" in page
+    assert "| case | nhf | maf | training gain |" in page
+    assert "| b | 2.000 | **1.900** |  |" in page
+
+
+def test_every_bar_is_explained() -> None:
+    rows = [row for path in sorted((ROOT / "results").glob("*/metrics.json")) for row in json.loads(path.read_text())]
+    assert {row["metric"] for row in rows if "bar" in row} <= overview.MEANINGS.keys()
 
 
 def _quick(script: str, out: Path, *arguments: str) -> str:

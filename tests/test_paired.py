@@ -15,6 +15,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 import contenders  # noqa: E402
 import datasets  # noqa: E402
 import density_2d  # noqa: E402
+import overview  # noqa: E402
 import paired  # noqa: E402
 import report  # noqa: E402
 import standings  # noqa: E402
@@ -89,7 +90,7 @@ def test_standings_name_every_peer_that_is_ahead(tmp_path: Path) -> None:
     assert rows["digits", "nhf", "nll_minus_gmm_upper"]["value"] < standings.MARGIN
     assert "digits (rq_nsf" in rows["all", "nhf", "sets_with_a_peer_ahead"]["verdict"]
     store.set_derived(standings.derived_rows(store))
-    report.write_overview(tmp_path)
+    overview.write_overview(tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "| short | [tables](tables/table.md) | digits | nhf | nll_minus_best_peer | " in page
     assert "(to rq_nsf)" in page

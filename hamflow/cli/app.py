@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -49,7 +50,17 @@ def options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for an error of the user's, 1 for a failed computation."""
+    """Run the command line and return its exit code: 0, 2 for an error of the user's, 1 for a failed computation.
+
+    130 after an interrupt.
+    """
+    with warnings.catch_warnings():
+        # A line without the place in the source, which says nothing in a shell.
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         # Some versions of typer raise an interrupt, others make it the exit code.
         code = app(args=None if argv is None else list(argv), prog_name="hamflow", standalone_mode=False)
@@ -66,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
     return code if isinstance(code, int) else 0
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"hamflow: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

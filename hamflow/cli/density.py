@@ -23,10 +23,10 @@ def sample(
     """Draw new rows from a fitted flow."""
     check_target(out, overwrite)
     check_table_path(out)
-    model, names = read_density(run)
-    write_table(out, model.sample(n, seed=seed).cpu().numpy(), names)
+    model = read_density(run)
+    write_table(out, model.sample(n, seed=seed).cpu().numpy(), model.columns)
     if not quiet:
-        print(f"{n} rows of {len(names)} columns: {out}")
+        print(f"{n} rows of {model.dim} columns: {out}")
 
 
 def score(
@@ -43,8 +43,8 @@ def score(
     """Score rows: a lower bound on the log density of each, in nats."""
     check_target(out, overwrite)
     check_table_path(out)
-    model, names = read_density(run)
-    table, _ = read_table(data, names, key=key, header=header)
+    model = read_density(run)
+    table, _ = read_table(data, model.columns, key=key, header=header)
     bound = model.log_prob(table, particles=particles, seed=seed).double().cpu()
     write_table(out, bound.reshape(-1, 1).numpy(), ["log_prob_lower_bound"])
     if not quiet:

@@ -164,10 +164,13 @@ def _fit_density(data: Path, out: Path, own: dict[str, Any], training: dict[str,
     columns = own.pop("columns", None)
     reading = {name: own.pop(name) for name in ("key", "header") if name in own}
     table, names = read_table(data, None if columns is None else [c.strip() for c in columns.split(",")], **reading)
-    check_training_table(table, str(data))
+    import pandas as pd
+
+    frame = pd.DataFrame(table, columns=names)
+    check_training_table(frame, str(data))
     _check_places(out, training)
-    model = NHF(table.shape[1], seed=training["seed"], **own).fit(table, **training)
-    write_run(model, names, out)
+    model = NHF(len(names), seed=training["seed"], **own).fit(frame, **training)
+    write_run(model, out)
     if training["progress"]:
         _report(model, f"{data}: {table.shape[0]} rows, {table.shape[1]} columns")
         best = -min([model.history.start, *model.history.validation])
@@ -189,7 +192,7 @@ def _fit_dynamics(
     # Before the training: nothing that the file lacks may throw its result away.
     beginnings = Beginnings.of(paths, model.second, learning.get("noise"))
     model.fit(paths, **learning, **training)
-    write_run(model, beginnings, out)
+    write_run(model, out, beginnings)
     if training["progress"]:
         given = ", ".join(paths.given)
         _report(model, f"{data}: {paths.n} trajectories of {paths.n_times} states with {given}")

@@ -33,4 +33,4 @@ Scheme = Annotated[
     typer.Option(help=f"The splitting scheme, for separable energies: {', '.join(SCHEMES)}.", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")]

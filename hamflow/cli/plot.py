@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from hamflow.cli.dynamics import begin
 from hamflow.cli.options import MAX_SEED, Key, Overwrite, Quiet, Run
-from hamflow.cli.runs import check_target, read_columns, read_run
+from hamflow.cli.runs import check_target, read_run
 from hamflow.errors import InputError
 from hamflow.io import atomic_path, read_table
 from hamflow.models import NHF
@@ -74,8 +75,11 @@ def plot(
     if kind not in of_model:
         raise InputError(f"--kind {kind} is no picture of the model in {run}, expected one of {', '.join(of_model)}")
     if isinstance(model, NHF):
-        names = read_columns(run, model)
-        table = None if data is None else read_table(data, names, key=key)[0]
+        table: Any = None
+        names: Sequence[str] | None = model.columns
+        if data is not None:
+            # A model of an array has no names, and takes those of the table.
+            table, names = read_table(data, names, key=key)
         figure = _draw_density(kind, model, names, table, seed or 0)
     else:
         for name, value in (("--key", key), ("--seed", seed)):
@@ -97,7 +101,7 @@ def _usual(model: NHF | Dynamics, data: Path | None) -> Picture:
     return Picture.phase if model.dim == 1 else Picture.energy
 
 
-def _draw_density(kind: Picture, model: NHF, names: list[str], table: Any, seed: int) -> Any:
+def _draw_density(kind: Picture, model: NHF, names: Sequence[str] | None, table: Any, seed: int) -> Any:
     from hamflow import plots
 
     if kind == Picture.density:

@@ -1,4 +1,4 @@
-"""The folders that ``hamflow fit`` writes: the model, and beside it what it was fitted to, in a word."""
+"""The folders that ``hamflow fit`` writes: the model, and beside dynamics where the motions began."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import uuid
 from pathlib import Path
-from typing import Any
 
 from hamflow.cli.beginnings import Beginnings
 from hamflow.errors import CheckpointError, InputError
@@ -14,8 +13,7 @@ from hamflow.io import atomic_path
 from hamflow.models import NHF, load
 from hamflow.models.dynamics import Dynamics
 
-#: What lies beside a density: the names of its columns; and beside dynamics: where the motions began.
-_COLUMNS, _BEGINNINGS = "columns.json", "beginnings.json"
+_MODEL, _BEGINNINGS = "model.json", "beginnings.json"
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -32,26 +30,24 @@ def check_run_target(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} is a file, expected a folder")
     if out.is_dir() and any(out.iterdir()):
         # Only a run gives way to a run: a folder of something else is a mistake.
-        if not any((out / name).exists() for name in (_COLUMNS, _BEGINNINGS)):
+        if not (out / _MODEL).exists():
             raise InputError(f"{out} is a folder that holds other things, expected a new one or one that fit wrote")
         if not overwrite:
             raise InputError(f"{out} exists; --overwrite replaces it")
 
 
-def write_run(model: NHF | Dynamics, beside: list[str] | Beginnings, out: Path) -> None:
-    """Write a model with the names of its columns, or with the beginnings of the motions it has learned.
+def write_run(model: NHF | Dynamics, out: Path, beginnings: Beginnings | None = None) -> None:
+    """Write a model, dynamics with the beginnings of the motions that it has learned.
 
     A new folder appears whole, and in an old one the model changes last.
     """
-    if isinstance(beside, Beginnings):
-        name, stale, facts = _BEGINNINGS, _COLUMNS, beside.as_json()
-    else:
-        name, stale, facts = _COLUMNS, _BEGINNINGS, {"columns": beside}
     target = out if out.exists() else out.with_name(f".{uuid.uuid4().hex[:12]}-{out.name}")
-    with atomic_path(target / name) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if beginnings is not None:
+        with atomic_path(target / _BEGINNINGS) as temporary:
+            temporary.write_text(json.dumps(beginnings.as_json(), indent=2) + "\n", encoding="utf-8")
     model.save(target)
-    (target / stale).unlink(missing_ok=True)
+    if beginnings is None:
+        (target / _BEGINNINGS).unlink(missing_ok=True)
     if target != out:
         os.replace(target, out)
 
@@ -63,14 +59,14 @@ def read_run(run: Path) -> NHF | Dynamics:
     return load(run)
 
 
-def read_density(run: Path) -> tuple[NHF, list[str]]:
-    """The density in a folder and the names of its columns."""
+def read_density(run: Path) -> NHF:
+    """The density in a folder."""
     model = read_run(run)
     if not isinstance(model, NHF):
         raise InputError(
             f"{run} holds a model of dynamics, expected a density model; hamflow rollout carries states on"
         )
-    return model, read_columns(run, model)
+    return model
 
 
 def read_dynamics(run: Path) -> Dynamics:
@@ -81,33 +77,15 @@ def read_dynamics(run: Path) -> Dynamics:
     return model
 
 
-def read_columns(run: Path, model: NHF) -> list[str]:
-    """The names of the columns of a run; x0, x1, ... where it was saved without."""
-    path = run / _COLUMNS
-    if not path.exists():
-        return [f"x{i}" for i in range(model.dim)]
-    try:
-        names = _read_json(path)["columns"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged, expected the names of the columns") from error
-    if not isinstance(names, list) or len(names) != model.dim or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path} is damaged, expected {model.dim} names of columns")
-    return names
-
-
 def read_beginnings(run: Path, model: Dynamics) -> Beginnings | None:
     """Where the motions began that a run was fitted to; None where it was saved without."""
     path = run / _BEGINNINGS
     if not path.exists():
         return None
     try:
-        found = Beginnings.from_json(_read_json(path))
+        found = Beginnings.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged, expected initial states") from error
     if found.q.shape[1] != model.dim:
         raise CheckpointError(f"{path} is damaged, expected states of {model.dim} coordinates")
     return found
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -66,7 +66,8 @@ def choose_mixture(
     Example:
         >>> import torch
         >>> from hamflow.densities import choose_mixture
-        >>> rows = torch.cat((torch.randn(200, 2) - 4, torch.randn(200, 2) + 4))
+        >>> noise = torch.randn(2, 200, 2, generator=torch.Generator().manual_seed(0))
+        >>> rows = torch.cat((noise[0] - 4, noise[1] + 4))
         >>> len(choose_mixture(rows, [(rows[::2], rows[1::2])], max_components=3).weights)
         2
     """

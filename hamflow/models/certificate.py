@@ -57,6 +57,7 @@ class Certificate:
             more; None where dim > 2 or where
             it was not asked for.
         model_elbo, model_lower, model_upper, model_eubo: the four bounds on log p of the model's samples, (m,).
+        model_standard_error: the Monte Carlo error of ``model_lower``, and nearly that of ``model_upper``, (m,).
         model_exact: log p of the model's samples by quadrature, (m,), or None where dim > 2.
 
     Example:
@@ -77,6 +78,7 @@ class Certificate:
     model_lower: Tensor
     model_upper: Tensor
     model_eubo: Tensor
+    model_standard_error: Tensor
     model_exact: Tensor | None
 
     @property
@@ -90,27 +92,31 @@ class Certificate:
         samples = _finite(self.model_lower, self.model_elbo, self.model_upper, self.model_eubo, self.model_exact)
 
         def mean(values: Tensor, kept: Tensor) -> str:
-            values = values[kept]
-            error = f" +- {float(values.std() / len(values) ** 0.5):.4f}" if len(values) > 1 else ""
-            return f"{float(values.mean()):.4f}{error}"
+            return f"{float(values[kept].mean()):.4f}"
 
-        def left_out(kept: Tensor) -> list[str]:
-            n = int((~kept).sum())
-            return [f"               without {n} of {len(kept)}: a bound not finite or no exact value"] if n else []
-
-        def integrated(exact: Tensor | None, kept: Tensor) -> list[str]:
-            return [] if exact is None else [f"               exact, by quadrature {mean(exact, kept)}"]
+        def remarks(values: Tensor, errors: Tensor, exact: Tensor | None, kept: Tensor) -> list[str]:
+            n, left_out = int(kept.sum()), int((~kept).sum())
+            # The points are the same for all figures, so what the particles add is the error of their differences.
+            particles = float((errors[kept].double() ** 2).nansum().sqrt() / max(n, 1))
+            lines = [f"+- {particles:.4f} by the particles: a bound may pass the exact mean by one or two of these"]
+            if n > 1:
+                lines.append(
+                    f"+- {float(values[kept].std() / n**0.5):.4f} by the choice of the points, alike for all figures"
+                )
+            if exact is not None:
+                lines.insert(0, f"exact, by quadrature {mean(exact, kept)}")
+            if left_out:
+                lines.append(f"without {left_out} of {len(kept)}: a bound not finite or no exact value")
+            return [f"               {line}" for line in lines]
 
         lines = [
             f"rows:          lower bound {mean(self.lower, rows)} nats (ELBO {mean(self.elbo, rows)})",
-            *integrated(self.exact, rows),
-            *left_out(rows),
+            *remarks(self.lower, self.standard_error, self.exact, rows),
             f"               Pareto k < 0.7 on {100 * float((self.pareto_k < 0.7).double().mean()):.1f} % of rows, "
             f"effective sample size {float(self.effective_sample_size.nanmedian()):.0f} (median)",
             f"model samples: {mean(self.model_lower, samples)} <= E log p <= {mean(self.model_upper, samples)} "
             f"(ELBO {mean(self.model_elbo, samples)}, EUBO {mean(self.model_eubo, samples)})",
-            *integrated(self.model_exact, samples),
-            *left_out(samples),
+            *remarks(self.model_lower, self.model_standard_error, self.model_exact, samples),
         ]
         return "\n".join(lines)
 
@@ -118,6 +124,11 @@ class Certificate:
 def _finite(*columns: Tensor | None) -> Tensor:
     # Which points have a number in all columns that there are.
     return torch.stack([column.isfinite() for column in columns if column is not None]).all(0)
+
+
+def _error(log_weights: Tensor, bound: Tensor) -> Tensor:
+    # Of the logarithm of the mean weight, by the delta method.
+    return (log_weights - bound).exp().std(0) / len(log_weights) ** 0.5
 
 
 @torch.no_grad()
@@ -140,23 +151,24 @@ def certify(model: NHF, rows: Tensor, *, particles: int, n_model: int, exact: bo
     for_rows, for_samples, for_others = (int(s) for s in np.random.SeedSequence(int(seed)).generate_state(3))
     log_weights = model.log_weights(rows, particles=particles, seed=for_rows)
     lower = importance_bound(log_weights)
-    relative = (log_weights - lower).exp()
     q, p = model.sample_joint(n_model, seed=for_samples)
     own = model.log_joint(q, p) - _log_encoder(model, q, p)
     others = model.log_weights(q, particles=particles, seed=for_others)
+    below = importance_bound(others)
     upper = importance_bound(torch.cat((own.unsqueeze(0), others[1:])))
     integrate = exact and model.dim <= 2
     return Certificate(
         lower=lower,
         elbo=log_weights.mean(0),
-        standard_error=relative.std(0) / particles**0.5,
+        standard_error=_error(log_weights, lower),
         pareto_k=pareto_k(log_weights),
         effective_sample_size=effective_sample_size(log_weights),
         exact=exact_log_prob(model, rows).log_prob if integrate else None,
         model_elbo=others.mean(0),
-        model_lower=importance_bound(others),
+        model_lower=below,
         model_upper=upper,
         model_eubo=own,
+        model_standard_error=_error(others, below),
         model_exact=exact_log_prob(model, q).log_prob if integrate else None,
     )
 

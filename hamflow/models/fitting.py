@@ -49,9 +49,9 @@ def fit_density(
     with unchanged_if_refused(model):
         model.assemble()
         model.to(device=target, dtype=dtype or follows.dtype)
-        warn_of_lost_digits(rows, model.whitening.loc.dtype)
-        warn_of_dependent_columns(rows)
         model.columns = column_names(x)
+        warn_of_lost_digits(rows, model.whitening.loc.dtype, model.columns)
+        warn_of_dependent_columns(rows, model.columns)
         _train(model, rows.to(model.whitening.loc), validation, progress, checkpoint, settings)
 
 

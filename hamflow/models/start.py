@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hamflow.densities import StartingMixture, choose_mixture
 from hamflow.densities.mixture import GAUSSIAN, log_normal
+from hamflow.errors import named
 from hamflow.models.parts import fresh_base
 
 if TYPE_CHECKING:
@@ -95,27 +97,26 @@ def _standard_normal(held_out: Tensor) -> StartingMixture:
     return StartingMixture(one, torch.zeros_like(rows[:1]), torch.eye(d, dtype=rows.dtype)[None], GAUSSIAN, scores)
 
 
-def warn_of_dependent_columns(rows: Tensor) -> None:
+def warn_of_dependent_columns(rows: Tensor, names: Sequence[str] | None) -> None:
     """Warn where a column of (n, dim) is a linear function of others: such a table has no density."""
     wide = rows.double()
     values, vectors = torch.linalg.eigh(wide.T.corrcoef() if wide.shape[1] > 1 else wide.new_ones(1, 1))
     if values[0] < _DEPENDENT:
         columns = (vectors[:, 0].abs() > _PART).nonzero().flatten().tolist()
         warnings.warn(
-            f"x: columns {columns} depend on each other linearly: such a table has no density, and its scores are made "
-            "by a regularisation; leave one of them out",
+            f"x: columns depend on each other linearly ({named(columns, names)}): such a table has no density, and its "
+            "scores are made by a regularisation; leave one of them out",
             stacklevel=4,
         )
 
 
-def warn_of_lost_digits(rows: Tensor, dtype: torch.dtype) -> None:
+def warn_of_lost_digits(rows: Tensor, dtype: torch.dtype, names: Sequence[str] | None) -> None:
     """Warn where rows (n, dim) vary so little beside their size that ``dtype`` blurs them."""
     resolution = torch.finfo(dtype).eps * rows.abs().max(0).values
     coarse = (resolution > 1e-3 * rows.std(0)).nonzero().flatten().tolist()
     if coarse:
-        name = str(dtype).removeprefix("torch.")
         warnings.warn(
-            f"x: columns {coarse} vary little beside their size, and {name} resolves their spread in under 1000 steps; "
-            "subtract a constant, or fit with dtype=torch.float64",
+            f"x: columns vary little beside their size ({named(coarse, names)}), and {str(dtype)[6:]} resolves their "
+            "spread in under 1000 steps; subtract a constant, or fit with dtype=torch.float64",
             stacklevel=4,
         )

@@ -45,7 +45,7 @@ def plot_density_2d(
     Args:
         model: a fitted model with dim = 2.
         x: rows to draw, (n, 2), which also set the frame; without, the model's own samples set it.
-        columns: the names of the two axes.
+        columns: the names of the two axes; by default those that the model was fitted with.
         grid: points a side.
         particles: particles of the bound.
         seed: for the bound and the samples.
@@ -67,7 +67,7 @@ def plot_density_2d(
     if model.dim != 2:
         raise InputError(f"model has dim = {model.dim}, expected 2; plot_samples draws any number of columns")
     check_positive("grid", grid, integer=True)
-    names = _names(columns, 2)
+    names = _names(columns or model.columns, 2)
     rows = None if x is None else to_array(x, "x", 2)
     low, high = box(to_array(model.sample(2000, seed=seed), "samples") if rows is None else rows)
     first, second = (np.linspace(a, b, grid) for a, b in zip(low, high, strict=True))
@@ -209,7 +209,7 @@ def plot_trajectories(
     """
     if model.dim > 1 and (len(pair) != 2 or not all(0 <= i < model.dim for i in pair)):
         raise InputError(f"pair = {pair!r}, expected two column numbers from 0 to {model.dim - 1}")
-    names = _names(columns, model.dim)
+    names = _names(columns or model.columns, model.dim)
     path = positions(model, n, seed=seed).double().cpu().numpy()
     if model.dim == 1:
         x, y = np.broadcast_to(np.arange(len(path))[:, None], path.shape[:2]), path[..., 0]

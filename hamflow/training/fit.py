@@ -329,6 +329,9 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if state["epoch"] > self.settings["epochs"]:
+            done = f"checkpoint {self.path} has done {state['epoch']} epochs"
+            raise CheckpointError(f"{done}, and epochs = {self.settings['epochs']}: expected at least as many")
         self.good, self.best, self.best_loss = state["good"], state["best"], state["best_loss"]
         try:
             self.model.load_state_dict(self.good[0])
