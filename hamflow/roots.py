@@ -45,7 +45,7 @@ def root(
         equations: F.
         guess: where to begin.
         what: whose equations they are, for the error.
-        tolerance: the largest relative Newton step at the end; by default 1e-13 in float64 and 1e-6 in float32.
+        tolerance: the largest relative Newton step at the end; by default 1e-13 in float64 and 1e-5 in float32.
         max_iterations: the number of iterations allowed.
         linearise: gives at x what solves with the Jacobian there, where that is cheaper than its dense inverse.
 
@@ -81,7 +81,7 @@ def _solve(
     max_iterations: int,
     linearise: Callable[[Tensor], Callable[[Tensor], Tensor]],
 ) -> tuple[Tensor, float]:
-    tolerance = tolerance or (1e-13 if x.dtype == torch.float64 else 1e-6)
+    tolerance = tolerance or (1e-13 if x.dtype == torch.float64 else 1e-5)
     before, residual = 1.0, 0.0
     solve, step = None, torch.zeros_like(x)
     for _ in range(max_iterations):

@@ -30,7 +30,7 @@ class Rattle(Step):
         constraint: g.
         rule: ``"trapezoidal"`` or ``"midpoint"``.
         force: as for :class:`VariationalStep`.
-        tolerance: the largest relative Newton step at the end; by default 1e-13 in float64 and 1e-6 in float32.
+        tolerance: the largest relative Newton step at the end; by default 1e-13 in float64 and 1e-5 in float32.
 
     Raises:
         InputError: an argument is of the wrong kind.

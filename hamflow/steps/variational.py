@@ -37,7 +37,7 @@ class VariationalStep(Step):
         lagrangian: L, any :class:`hamflow.Lagrangian` with a regular mass matrix.
         rule: ``"midpoint"`` or ``"trapezoidal"``.
         force: f, a :class:`hamflow.energies.Force` such as :class:`hamflow.RayleighFriction`; None for none.
-        tolerance: the largest relative Newton step at the end; by default 1e-13 in float64 and 1e-6 in float32.
+        tolerance: the largest relative Newton step at the end; by default 1e-13 in float64 and 1e-5 in float32.
         max_iterations: the number of iterations allowed.
 
     Attributes:
