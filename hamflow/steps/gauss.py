@@ -31,7 +31,7 @@ class GaussLegendre(Step):
     Args:
         hamiltonian: any :class:`Hamiltonian`, smooth in time.
         stages: s, the number of stages.
-        tolerance: the largest relative residual; by default 1e-13 in float64 and 1e-5 in float32.
+        tolerance: the largest relative residual; by default 1e-13 in float64 and 1e-6 in float32.
         max_iterations: the number of iterations allowed.
 
     Raises:

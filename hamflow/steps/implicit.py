@@ -17,7 +17,7 @@ class ImplicitMidpoint(GaussLegendre):
 
     Args:
         hamiltonian: any :class:`Hamiltonian`.
-        tolerance: the largest relative residual; by default 1e-13 in float64 and 1e-5 in float32.
+        tolerance: the largest relative residual; by default 1e-13 in float64 and 1e-6 in float32.
         max_iterations: the number of iterations allowed.
 
     Raises:
