@@ -9,6 +9,16 @@ from report import HIGHER_IS_BETTER, VERDICTS, Figure, markdown, number, summari
 
 #: One line for every figure that has a bar; the tables say more.
 MEANINGS = {
+    "acceleration_l1": "mean absolute error of accelerations at fresh states",
+    "angle_rmse": "of forecasts of one second of a measured arm, rad",
+    "energy_error_mean_percent": "change of the true energy over 100 s in per cent of the largest potential energy",
+    "energy_error_median_percent": "the same, its median over the motions",
+    "relative_error_geometric_mean": "of states over 100 steps, as published for chains",
+    "speedup_over_full_hessian": "time of a training step by the full Hessian over that of hamflow",
+    "speedup_over_products": "time of a training step by d + 1 vector-Jacobian products over that of hamflow",
+    "speedup_over_sample_loop": "time of a training step that loops over samples over that of hamflow",
+    "times_better_than_mlp": "error of the perceptron's forecasts over that of the Lagrangian network's",
+    "weighted_l1": "error of accelerations weighted by the speed",
     "bound_gap_1000": "how far the bound with 1000 particles lies below the quadrature, nats",
     "bracket_contains_truth": "share of seeds on which the bracket of the model's samples holds the exact mean",
     "choices_at_an_edge": "sets on which the best learning rate is the last one that was tried",
