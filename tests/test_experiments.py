@@ -196,6 +196,27 @@ def test_quick_run_of_learned_energies(tmp_path: Path) -> None:
     assert (out / "drift.png").stat().st_size > 2000
 
 
+def test_quick_run_of_learned_lagrangians(tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    _quick("lnn.py", out)
+    rows = {(row["case"], row["model"], row["metric"]): row for row in json.loads((out / "metrics.json").read_text())}
+    assert not [key for key in rows if key[2] == "failed"]
+    assert rows["chain_1", "lnn", "relative_error_geometric_mean"]["bar"] == 1e-4
+    # The rods hold for who knows them, however little was learned.
+    assert rows["chain_1", "lnn", "largest_constraint_error"]["value"] < 1e-10
+    assert rows["chain_1", "mlp", "largest_constraint_error"]["value"] > 1e-3
+    assert {key[1] for key in rows if key[0] == "relativistic"} == {"lnn", "mlp"}
+    for case in ("chain_1", "relativistic"):
+        assert (out / f"{case}.png").stat().st_size > 5000
+
+
+def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:
+    _quick("lnn_speed.py", tmp_path / "quick")
+    rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
+    assert {row["metric"] for row in rows} >= {"speedup_over_products", "speedup_over_full_hessian"}
+    assert not [row for row in rows if row["metric"] == "failed"]
+
+
 def test_three_body_pairs_share_their_masses() -> None:
     task = hnn_tasks.load_task("three_body", 0, quick=True)
     energy = hnn_contenders.pair_energy(task.train, [8], seed=0)
