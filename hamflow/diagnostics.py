@@ -60,10 +60,10 @@ def energy_drift(values: Tensor, dt: float) -> Trend:
 
     Args:
         values: the energy at evenly spaced times, (time, *batch), at least 20 times.
-        dt: the time between two values.
+        dt: the time between two values, positive; those of a rollout backwards begin at its end, ``values.flip(0)``.
 
     Raises:
-        InputError: there are too few values.
+        InputError: there are too few values, or some that are not finite.
 
     References:
         Shao (2010), A self-normalized approach to confidence interval construction in time series, Journal of the
@@ -74,9 +74,13 @@ def energy_drift(values: Tensor, dt: float) -> Trend:
         >>> round(hf.energy_drift(1 + 0.01 * torch.arange(100.0), dt=0.5).slope, 6)
         0.02
     """
+    values = torch.as_tensor(values)
     n = len(values)
     if n < 20:
         raise InputError(f"values has {n} times, expected at least 20 to see a trend")
+    if not bool(values.isfinite().all()):
+        raise InputError(f"values has {int((~values.isfinite()).sum())} entries that are not finite, expected none")
+    check_positive("dt", dt)
     flat = values.detach().double().reshape(n, -1)
     mean, largest = flat.mean(1), float((flat - flat[:1]).abs().max())
     slope = float(_slopes(mean)) / dt

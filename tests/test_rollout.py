@@ -36,6 +36,28 @@ def test_rollout_carries_gradients() -> None:
     assert float(slope) == pytest.approx(math.cos(1.0), abs=1e-6)
 
 
+def test_the_tangent_map_of_a_batch() -> None:
+    """Rows through vmap, without the look at their values: the rotation of an oscillator for each of them."""
+
+    def end(z: torch.Tensor) -> torch.Tensor:
+        step = hf.Splitting(oscillator(), hf.YOSHIDA6)
+        return hf.rollout(step, *z.chunk(2, -1), n_steps=10, dt=0.1, check=False)[-1]
+
+    found = torch.func.vmap(torch.func.jacrev(end))(torch.randn(4, 2, dtype=torch.float64))
+    c, s = math.cos(1.0), math.sin(1.0)
+    assert (found - torch.tensor([[c, s], [-s, c]])).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("transform", [torch.func.jacrev, torch.func.jacfwd])
+def test_a_model_differentiates_through_its_rollout(transform: object) -> None:
+    model = hf.HNN(1, energy=oscillator(), scheme="yoshida6").double()
+    p = torch.zeros(1, dtype=torch.float64)
+    slope = transform(lambda q: model.rollout(q, p, n_steps=10, dt=0.1)[-1])(torch.ones_like(p))  # type: ignore[operator]
+    assert (slope[:, 0] - torch.tensor([math.cos(1.0), -math.sin(1.0)])).abs().max() < 1e-6
+    assert not model.rollout(p, p, n_steps=2, dt=0.1).requires_grad
+    assert model.rollout(p.requires_grad_(), p, n_steps=2, dt=0.1).requires_grad
+
+
 @pytest.mark.parametrize("n_steps", [60, 900])
 def test_rollout_says_when_it_left_the_finite_numbers(n_steps: int) -> None:
     explosive = hf.SeparableHamiltonian(hf.QuadraticKinetic(1), hf.FunctionEnergy(lambda q: -(q**4).sum(-1)))
@@ -66,6 +88,10 @@ def test_bad_input_is_named() -> None:
         hf.angular_momentum(q, q, space=1)
     with pytest.raises(hf.InputError, match="5 times"):
         hf.energy_drift(torch.ones(5), dt=0.1)
+    with pytest.raises(hf.InputError, match=r"dt = -0\.1"):
+        hf.energy_drift(torch.ones(50), dt=-0.1)
+    with pytest.raises(hf.InputError, match="1 entries that are not finite"):
+        hf.energy_drift(torch.cat((torch.ones(50), torch.tensor([math.nan]))), dt=0.1)
 
 
 def test_leapfrog_has_no_trend_and_euler_has() -> None:

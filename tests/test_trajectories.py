@@ -60,6 +60,19 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
         r"metadata\['periodic'\] = \[2\], expected indices of the 2",
     ),
     "periodic_name": (lambda: some(metadata={"periodic": "q"}), "expected indices"),
+    "misspelt_periodic": (
+        lambda: some(metadata={"periodics": [0]}),
+        "metadata has 'periodics', .* expected 'periodic'",
+    ),
+    "misspelt_units": (lambda: some(metadata={"unit": {"q": "m"}}), "metadata has 'unit', .* expected 'units'"),
+    "negative_noise": (
+        lambda: some(metadata={"noise": -1}),
+        r"metadata\['noise'\] = -1, expected a standard deviation",
+    ),
+    "degrees": (
+        lambda: some(metadata={"periodic": [0], "units": {"q": "deg"}}),
+        r"metadata\['units'\]\['q'\] = 'deg', but angles \(periodic\) count in rad",
+    ),
     "not_json": (lambda: some(metadata={"mass": torch.ones(1)}), "metadata cannot be written as JSON"),
     "missing": (lambda: some().need("v_dot"), "v_dot is missing: the trajectories have q, p, v"),
     "states": (lambda: some(p=None).states, "p is missing"),
@@ -239,6 +252,14 @@ def hdf5(path: Path, **arrays: Any) -> Path:
     return path
 
 
+def attributed(path: Path, place: str, name: str, value: Any) -> Path:
+    hdf5(path, times=T, q=Q)
+    with h5py.File(path, "a") as file:
+        file[place].attrs["made by"] = "someone else"
+        file[place].attrs[name] = value
+    return path
+
+
 T, Q = np.arange(2.0), np.zeros((1, 2, 1))
 BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda d: d / "none.npz", "none.npz does not exist"),
@@ -258,7 +279,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "gap": (lambda d: npz(d / "x.npz", times=T, q=Q * np.nan), "x.npz: q is not finite at 2 of 2 states"),
     "not_a_zip": (lambda d: write(d / "x.npz", "hello"), "not a whole NPZ file"),
     "not_hdf5": (lambda d: write(d / "x.h5", "hello"), "not a whole HDF5 file"),
-    "no_time": (lambda d: write(d / "x.csv", "t,q0\n0,1\n"), "columns t, q0, expected one called time"),
+    "no_time": (lambda d: write(d / "x.csv", "t,q0\n0,1\n"), "columns t, q0, expected time, q0, q1"),
     "skipped": (lambda d: write(d / "x.csv", "time,q0,q2\n0,1,2\n"), "2 columns q0, q1, ..., but q1 is missing"),
     "unknown": (
         lambda d: write(d / "x.csv", "time,q0,velocity0\n0,1,2\n"),
@@ -266,8 +287,13 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "unknown_npz": (
         lambda d: npz(d / "x.npz", times=T, q=Q, velocity=Q),
-        "arrays called velocity, expected some of times",
+        "x.npz has arrays called velocity, expected some of times",
     ),
+    "hdf5_attribute": (
+        lambda d: attributed(d / "x.h5", "q", "units", "deg"),
+        "/q has an attribute 'units', expected it",
+    ),
+    "hdf5_file_attribute": (lambda d: attributed(d / "x.h5", "/", "periodic", [0]), "/ has an attribute 'periodic'"),
     "unknown_hdf5": (lambda d: hdf5(d / "x.h5", times=T, q=Q, velocity=Q), "arrays called velocity"),
     "uneven": (lambda d: write(d / "x.csv", "trajectory,time,q0\n0,0,1\n0,1,1\n1,0,1\n"), "of 1 to 2 states"),
     "words": (lambda d: write(d / "x.csv", "time,q0\n0,one\n"), "x.csv"),

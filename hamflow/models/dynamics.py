@@ -233,7 +233,11 @@ class Dynamics(nn.Module):
         Raises:
             InputError: their shapes differ, or are not those of states.
         """
-        a, b = (torch.as_tensor(value) for value in (q, x))
+        try:
+            a, b = (torch.as_tensor(value) for value in (q, x))
+        except (TypeError, ValueError, RuntimeError) as error:
+            kinds = f"{type(q).__name__} and {type(x).__name__}"
+            raise InputError(f"q and {self.second} are {kinds}, expected arrays (*batch, {self.dim})") from error
         like = next((y for y in [*self.parameters(), *self.buffers()] if y.is_floating_point()), None)
         if like is not None:
             a, b = a.to(like), b.to(like)
@@ -243,6 +247,19 @@ class Dynamics(nn.Module):
                 f"expected (*batch, {self.dim}) for both"
             )
         return a, b
+
+
+def graph_for(*states: Tensor) -> torch.set_grad_enabled:
+    """A context that keeps a graph where one of the states requires a gradient, and else none."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in states))
+
+
+def check_widths(widths: Any) -> None:
+    """Raise :class:`InputError` unless ``widths`` is a sequence of positive whole numbers."""
+    if isinstance(widths, str) or not isinstance(widths, Sequence):
+        raise InputError(f"widths = {widths!r}, expected a sequence of whole numbers such as (64, 64)")
+    for width in widths:
+        check_positive("widths", width, integer=True)
 
 
 def check_angles(periodic: Sequence[int] | None, dim: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, check_choice, check_positive, check_seed
-from hamflow.models.dynamics import Dynamics, check_angles
+from hamflow.models.dynamics import Dynamics, check_angles, check_widths, graph_for
 from hamflow.models.mechanics import ENERGIES, named_hamiltonian, set_units
 from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
@@ -72,8 +72,7 @@ class HNN(Dynamics):
         check_positive("dim", dim, integer=True)
         check_choice("scheme", scheme, tuple(SCHEMES))
         check_seed("seed", seed)
-        for width in widths:
-            check_positive("widths", width, integer=True)
+        check_widths(widths)
         if isinstance(energy, str):
             check_choice("energy", energy, ENERGIES)
         elif not isinstance(energy, Hamiltonian):
@@ -150,12 +149,13 @@ class HNN(Dynamics):
         value: Tensor = self.hamiltonian(*self.states(q, p))
         return value
 
-    @torch.no_grad()
     def rollout(
         self, q: Any, p: Any, *, n_steps: int, dt: float, scheme: str | None = None, substeps: int = 1,
         progress: bool = False,
     ) -> Tensor:  # fmt: skip
         """Carry initial states forward, all at once; q and p of shape (*batch, d) -> (n_steps + 1, *batch, 2 d).
+
+        It keeps a graph where q or p requires a gradient; :func:`hamflow.rollout` with the model's step always does.
 
         Args:
             q: positions at time 0.
@@ -182,7 +182,9 @@ class HNN(Dynamics):
             if isinstance(self.step, Damped):
                 step = Damped(step, 1.0)
                 step.log_gamma = self.step.log_gamma
-        return rollout(step, *self.states(q, p), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
+        q, p = self.states(q, p)
+        with graph_for(q, p):
+            return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
 
     def saved_config(self) -> dict[str, Any]:
         """The configuration as JSON can hold it."""

@@ -41,6 +41,10 @@ def estimate_noise(data: Trajectories) -> dict[str, Tensor]:
         >>> abs(hf.systems.estimate_noise(data)["q"].item() - 0.1) < 0.01
         True
     """
+    if not isinstance(data, Trajectories):
+        raise InputError(
+            f"data is a {type(data).__name__}, expected Trajectories; a list has an estimate for each part"
+        )
     if data.n_times < 3:
         raise InputError(f"data has {data.n_times} times, expected at least 3 to estimate noise from")
     data = data.unwrapped()

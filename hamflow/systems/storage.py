@@ -94,6 +94,8 @@ def _read_npz(path: Path) -> tuple[Arrays, str]:
             _check_names(path, "arrays", archive.files, (*_NAMES, "metadata"))
             arrays = {name: archive[name] for name in _NAMES if name in archive.files}
             return arrays, str(archive["metadata"]) if "metadata" in archive.files else "{}"
+    except InputError:
+        raise
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise InputError(f"{path} is not a whole NPZ file of numbers: {str(error).splitlines()[0]}") from error
 
@@ -105,7 +107,16 @@ def _read_hdf5(path: Path) -> tuple[Arrays, str]:
         with h5py.File(path, "r") as file:
             _check_names(path, "arrays", list(file), _NAMES)
             arrays = {name: np.asarray(file[name]) for name in _NAMES if name in file}
+            for place in (file, *(file[name] for name in arrays)):
+                # Only those that would change what is learned: other programs write attributes of their own.
+                if found := {"units", "periodic", "noise", "noise_on"} & set(place.attrs):
+                    raise InputError(
+                        f"{path}: {place.name} has an attribute {min(found)!r}, expected it in the JSON of the file's "
+                        "attribute 'metadata'"
+                    )
             return arrays, str(file.attrs.get("metadata", "{}"))
+    except InputError:
+        raise
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a whole HDF5 file: {str(error).splitlines()[0]}") from error
 
@@ -133,7 +144,10 @@ def _read_csv(path: Path) -> tuple[Arrays, str]:
     table, names = _table(path, commented=first.startswith("#"))
     column = dict(zip(names, table.T, strict=True))
     if "time" not in column:
-        raise InputError(f"{path} has the columns {', '.join(names)}, expected one called time")
+        raise InputError(
+            f"{path} has the columns {', '.join(names)}, expected time, q0, q1, ..., and trajectory, p0, v0, ... as "
+            "far as they are known"
+        )
     dims = {name: sum(f"{name}{i}" in column for i in range(len(names))) for name in _NAMES[1:]}
     for name, dim in dims.items():
         if skipped := [f"{name}{i}" for i in range(dim) if f"{name}{i}" not in column]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamflow.errors import InputError, check_positive
+from hamflow.errors import InputError, check_positive, is_number
 from hamflow.systems.storage import read_trajectories, write_trajectories
 
+#: The metadata that decide what is learned; a misspelt one would be missed without a word.
+_READ = ("units", "periodic", "noise", "noise_on")
+_DEGREES = ("deg", "degs", "degree", "degrees", "°")
 #: Of half a turn: a longer step may have gone the other way round.
 _DOUBTFUL = 0.8
 #: The arrays of a set of trajectories beside its times, each (n, time, d).
@@ -218,7 +222,11 @@ class Trajectories:
         return replace(self, **changes)
 
     def save(self, path: str | Path) -> None:
-        """Write to ``path``, as NPZ, HDF5 (.h5, .hdf5) or CSV by its suffix; atomically, with the metadata.
+        """Write to ``path``, as NPZ, HDF5 (.h5, .hdf5) or CSV by its suffix; atomically, over what is there.
+
+        NPZ and HDF5 hold the arrays under their names and the metadata as JSON, in an array ``metadata`` or in an
+        attribute of the file. CSV has a line a state: ``trajectory`` (may be left out), ``time``, ``q0``, ``q1``, ...,
+        ``p0``, ..., ``v0``, ..., ``p_dot0``, ...; a first line behind a # holds the metadata.
 
         Raises:
             InputError: the suffix is unknown or the file cannot be written.
@@ -306,6 +314,15 @@ def _check_metadata(data: Trajectories) -> None:
         raise InputError(f"metadata['units'] = {units!r}, expected a mapping from names of arrays to units")
     if unknown := sorted(set(units) - known):
         raise InputError(f"metadata['units'] names {', '.join(unknown)}, expected some of time, {', '.join(ARRAYS)}")
+    for key in data.metadata:
+        meant = [] if key in _READ else get_close_matches(str(key), _READ, 1, 0.8)
+        if meant:
+            raise InputError(f"metadata has {key!r}, which nothing reads, expected {meant[0]!r}")
+    noise = data.metadata.get("noise", 0.0)
+    if not is_number(noise) or not 0 <= noise < math.inf:
+        raise InputError(f"metadata['noise'] = {noise!r}, expected a standard deviation, 0 or more")
     periodic = data.metadata.get("periodic", ())
     if not isinstance(periodic, (list, tuple)) or not all(isinstance(i, int) and 0 <= i < data.dim for i in periodic):
         raise InputError(f"metadata['periodic'] = {periodic!r}, expected indices of the {data.dim} coordinates")
+    if periodic and units.get("q", "").lower() in _DEGREES:
+        raise InputError(f"metadata['units']['q'] = {units['q']!r}, but angles (periodic) count in rad: convert them")

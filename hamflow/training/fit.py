@@ -216,11 +216,11 @@ class _Run:
             return
         self.epoch += 1
         self.history.train.append(loss)
-        shown = {"loss": f"{loss:.4f}"}
+        shown = {"loss": f"{loss:.4g}"}
         if self.held_out is not None:
             self.history.validation.append(held)
             self._judge(held)
-            shown |= {"validation": f"{held:.4f}", "best": f"{self.best_loss:.4f}"}
+            shown |= {"validation": f"{held:.4g}", "best": f"{self.best_loss:.4g}"}
         else:
             self.history.best_epoch = self.epoch
             self._wait_on_plateau(loss)
