@@ -319,7 +319,7 @@ class NHF(nn.Module):
         return self.flow.step.hamiltonian.potential(z)  # type: ignore[union-attr, operator]
 
     def save(self, path: str | Path) -> None:
-        """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
+        """Write the model to a folder, over one that is there: safetensors and JSON; see :func:`hamflow.load`."""
         if not isinstance(self.config["lift"], str | None):
             raise InputError("lift is a transform of your own, expected a named one; torch.save its state_dict instead")
         facts = {
