@@ -170,6 +170,35 @@ def test_velocities_stand_for_momenta(tmp_path: Path) -> None:
     assert path.metadata["units"]["p"] == "rad/s"
 
 
+def test_initial_states_speak_the_language_of_the_model(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Trajectories.load(folder / "spring.npz")
+    files = {
+        "velocities": data.replace(p=None, p_dot=None),
+        "positions": data.replace(p=None, v=None, p_dot=None, v_dot=None),
+        "millimetres": data.replace(metadata=dict(data.metadata) | {"units": {"q": "mm"}}),
+        "same": data.replace(v=None, v_dot=None, p_dot=None),
+    }
+    for name, part in files.items():
+        part.save(tmp_path / f"{name}.npz")
+    messages = {
+        "velocities": "has velocities, and the model was fitted to momenta",
+        "positions": "has positions alone, and the model was fitted to momenta",
+        "millimetres": "has q in mm, and the model was fitted to m: convert it",
+    }
+    for name, message in messages.items():
+        for command in (["rollout", "--initial"], ["plot", "--data"]):
+            out = tmp_path / ("out.npz" if command[0] == "rollout" else "out.png")
+            assert call(command[0], folder / "spring", "--out", out, command[1], tmp_path / f"{name}.npz") == 2
+            assert message in capsys.readouterr().err
+    assert call("rollout", folder / "spring", "--out", tmp_path / "out.npz", "--initial", tmp_path / "same.npz") == 0
+    (tmp_path / "other").mkdir()
+    hf.load(folder / "spring").save(tmp_path / "other")
+    assert call("rollout", tmp_path / "other", "--out", tmp_path / "b.npz") == 2
+    assert "holds no initial states" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("noise", [0.0, None])
 def test_positions_alone(noise: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = hf.systems.Pendulum().simulate(2, 40, 0.05)

@@ -29,6 +29,7 @@ class Beginnings:
         n_steps: the number of steps that the trajectories went on for.
         dt: the time between two states, in the mean; None where there was a single one.
         units: of time, q and p, where they are known.
+        origin: what stood for momenta in the data: "p", "v", or "q" where velocities were estimated.
         periodic: the coordinates that are angles.
     """
 
@@ -39,6 +40,7 @@ class Beginnings:
     dt: float | None
     units: Mapping[str, str]
     periodic: tuple[int, ...]
+    origin: str
 
     @classmethod
     def of(cls, data: Trajectories, second: str, noise: float | Sequence[float] | str | None = None) -> Self:
@@ -65,7 +67,26 @@ class Beginnings:
         times = data.own_times().double()
         steps = data.n_times - 1
         dt = float((times[:, -1] - times[:, 0]).mean()) / steps if steps else None
-        return cls(states.q[:, 0], states.need("p")[:, 0], second, steps, dt, units, data.periodic)
+        origin = next(name for name in ("p", "v", "q") if name in data.given)
+        return cls(states.q[:, 0], states.need("p")[:, 0], second, steps, dt, units, data.periodic, origin)
+
+    def check_like(self, other: Self, name: str) -> None:
+        """Raise :class:`InputError` where the file ``name``, whose beginnings these are, speaks another language.
+
+        Args:
+            other: the beginnings of the motions that the model was fitted to.
+            name: the file, for the error.
+        """
+        # Momenta are no velocities, whatever the energy; estimated velocities are.
+        if self.second == "p" and (self.origin == "p") != (other.origin == "p"):
+            told = {"p": "momenta", "v": "velocities", "q": "positions alone"}
+            raise InputError(f"{name} has {told[self.origin]}, and the model was fitted to {told[other.origin]}")
+        for quantity in self.units.keys() & other.units.keys():
+            if self.units[quantity] != other.units[quantity]:
+                raise InputError(
+                    f"{name} has {quantity} in {self.units[quantity]}, and the model was fitted to "
+                    f"{other.units[quantity]}: convert it"
+                )
 
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold, at most a hundred states."""
@@ -74,6 +95,7 @@ class Beginnings:
             "dt": self.dt,
             "units": dict(self.units),
             "periodic": list(self.periodic),
+            "origin": self.origin,
             "q": self.q[:_MOST].tolist(),
             self.second: self.x[:_MOST].tolist(),
         }
@@ -85,7 +107,8 @@ class Beginnings:
         q, x = (torch.tensor(facts[name], dtype=torch.float64) for name in ("q", second))
         if q.ndim != 2 or q.shape != x.shape:
             raise ValueError("expected states (n, d)")
-        return cls(q, x, second, int(facts["n_steps"]), facts["dt"], dict(facts["units"]), tuple(facts["periodic"]))
+        rest = dict(facts["units"]), tuple(facts["periodic"]), str(facts["origin"])
+        return cls(q, x, second, int(facts["n_steps"]), facts["dt"], *rest)
 
     def carried_by(
         self,

@@ -87,15 +87,18 @@ def rollout(
 
 def begin(run: Path, model: Dynamics, initial: Path | None) -> Beginnings:
     """The initial states in a file, or else those that the run remembers."""
+    known = read_beginnings(run, model)
     if initial is None:
-        found = read_beginnings(run, model)
-        if found is None:
-            raise InputError(f"--initial is missing: {run} was saved from Python and remembers no initial states")
-        return found
+        if known is None:
+            raise InputError(f"--initial is missing: {run} holds no initial states, as where Python saved it")
+        return known
     data = Trajectories.load(initial)
     if data.dim != model.dim:
         raise InputError(f"{initial} has {data.dim} coordinates, expected {model.dim} as the model in {run}")
-    return Beginnings.of(data, model.second)
+    found = Beginnings.of(data, model.second)
+    if known is not None:
+        found.check_like(known, str(initial))
+    return found
 
 
 def _system(name: str, assignments: list[str]) -> System:
