@@ -1,6 +1,7 @@
 """Learned dynamics: known energies, noise, states alone, friction, units, and what is refused."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -829,3 +830,40 @@ def test_angles_named_by_the_model_are_counted_on() -> None:
         for x in (data, data.replace(q=wrapped))
     ]
     assert runs[0] == pytest.approx(runs[1], rel=1e-6)
+
+
+# Doubts.
+
+
+def test_velocities_that_stand_for_momenta_are_told() -> None:
+    data = HenonHeiles().simulate(3, 10)
+    with pytest.warns(UserWarning, match="data has no momenta: velocities stand for them"):
+        fit(only(data, "q", "v"), epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(only(data, "q", "p"), epochs=1)
+        fit(only(SPRING.simulate(3, 10), "q", "v"), epochs=1)
+
+
+@pytest.mark.parametrize("given", [("q",), ("q", "v")])
+def test_an_angle_that_nobody_named_is_told(given: tuple[str, ...]) -> None:
+    times = 0.1 * torch.arange(60, dtype=F64)
+    speed = torch.tensor([2.0, 3.0], dtype=F64).reshape(2, 1, 1)
+    q = speed * times.reshape(1, -1, 1)
+    arrays = {"q": torch.remainder(q, 2 * math.pi), "v": speed.expand_as(q)}
+    data = Trajectories(times=times, **{name: arrays[name] for name in given})
+    with pytest.warns(UserWarning, match=r"coordinate 0 jumps by 2 pi .* metadata=\{'periodic': \[0\]\}"):
+        fit(data, epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(data.replace(metadata={"periodic": [0]}), epochs=1)
+        # Counted on it jumps nowhere, and a walk through large numbers is none of angles.
+        fit(data.replace(q=q), epochs=1)
+        fit(data.replace(q=7 * q), epochs=1)
+
+
+def test_parts_in_different_units_are_refused() -> None:
+    data = only(SPRING.simulate(3, 10), "q", "p")
+    parts = [data.replace(metadata={"units": {"q": unit}}) for unit in ("m", "mm")]
+    with pytest.raises(hf.InputError, match=r"parts with units \{'q': 'm'\} and \{'q': 'mm'\}"):
+        fit(parts)

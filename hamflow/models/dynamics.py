@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, is_number
+from hamflow.models.doubts import warn_of_doubts
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.refusal import unchanged_if_refused
 from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
@@ -182,6 +183,7 @@ class Dynamics(nn.Module):
             # Angles are counted on past half a turn, whoever says that they are angles.
             angles = {"periodic": self.config["periodic"]}
             sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
+        warn_of_doubts(sets, self.second)
         sets = [converted(part, device=target, dtype=dtype) for part in sets]
         with unchanged_if_refused(self):
             self.assemble(sets[0].periodic)

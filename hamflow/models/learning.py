@@ -44,6 +44,7 @@ def checked_sets(data: Any, *, dim: int) -> list[Trajectories]:
         for name, one, other in (
             ("arrays", sets[0].given, part.given),
             ("periodic coordinates", sets[0].periodic, part.periodic),
+            ("units", sets[0].metadata.get("units", {}), part.metadata.get("units", {})),
         ):
             if one != other:
                 raise InputError(f"data has parts with {name} {one} and {other}, expected the same in all")
