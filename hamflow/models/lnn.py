@@ -16,13 +16,13 @@ from hamflow.energies import (
     RayleighFriction,
     RigidLinks,
     constrained_acceleration,
-    solve_mass,
 )
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.dynamics import Dynamics, check_angles
 from hamflow.models.hnn import HNN
 from hamflow.models.lagrangians import LAGRANGIANS, named_lagrangian, set_lagrangian_units
+from hamflow.models.residual import guarded_residual
 from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
 from hamflow.steps import COMPOSITIONS, RULES, Composition, Rattle, VariationalStep
@@ -162,31 +162,16 @@ class LNN(Dynamics):
     def residual(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
         r"""The residual of the equations of motion in place of the misfit, (*batch, d) each -> (*batch,),
 
-        .. math:: \frac{\lvert D r \rvert^2}{2 d\, \det(D M D)^{2/d}}, \qquad
-                  r = M \ddot q + (\partial_q \partial_v L)\, v - \partial_q L + C v,
+        .. math:: r = M \ddot q + (\partial_q \partial_v L)\, v - \partial_q L + C v,
 
-        D the sizes of the accelerations. Without the determinant L = 0 would be its minimum; with it no factor of L,
-        and no shrunk direction of M, makes it smaller. With a constraint both are taken on its tangent space, of
-        dimension d - m, where no multiplier pulls.
+        relative to the smallest mass: see :func:`hamflow.models.residual.guarded_residual`.
         """
         terms = self.lagrangian.terms(q, x, t)
         r = (terms.mass @ dx.unsqueeze(-1)).squeeze(-1) + terms.transport - terms.force
         if self.force is not None:
             r = r - self.force(q, x, t)
-        r, scaled = units.force * r, units.force.unsqueeze(-1) * terms.mass * units.force
-        if self.constraint is None:
-            size, free = torch.linalg.slogdet(scaled).logabsdet, self.dim
-        else:
-            normal = self.constraint.jacobian(q) * units.force
-            gram = normal @ normal.mT
-            pull = solve_mass(gram, (normal @ r.unsqueeze(-1)).squeeze(-1), what="matrix G G' of the constraints")
-            r = r - (pull.unsqueeze(-2) @ normal).squeeze(-2)
-            # The bordered matrix has the determinant on the tangent space, but for that of the border.
-            border = torch.cat((normal, torch.zeros_like(gram)), dim=-1)
-            bordered = torch.cat((torch.cat((scaled, normal.mT), dim=-1), border), dim=-2)
-            size = torch.linalg.slogdet(bordered).logabsdet - torch.linalg.slogdet(gram).logabsdet
-            free = self.dim - normal.shape[-2]
-        return 0.5 * r.square().sum(-1) / free * (-2 / free * size).exp()
+        normal = None if self.constraint is None else self.constraint.jacobian(q)
+        return guarded_residual(r, terms.mass, units.force, normal)
 
     def misfit(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
         """The squared misfit of the accelerations, (*batch, d) each and t (*batch, 1) -> (*batch,)."""
