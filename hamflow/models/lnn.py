@@ -21,7 +21,7 @@ from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.dynamics import Dynamics, check_angles
 from hamflow.models.hnn import HNN
-from hamflow.models.lagrangians import LAGRANGIANS, named_lagrangian, set_lagrangian_units
+from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units
 from hamflow.models.residual import guarded_residual
 from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
@@ -50,7 +50,10 @@ class LNN(Dynamics):
         rule: of the variational step, ``"midpoint"`` or ``"trapezoidal"``.
         composition: the name of the fractions that make a step of higher order of it, a key of
             ``hamflow.steps.COMPOSITIONS``; None leaves it at order 2.
-        regulariser: of the solves with M; see :func:`hamflow.energies.solve_mass`.
+        regulariser: :math:`\lambda`, 0 for none: L gets the kinetic energy :math:`\tfrac{\lambda}{2} \sum_i e_i v_i^2`
+            besides, :math:`e_i` the mass that each coordinate would have if all had equal kinetic energies in the data,
+            and one before a fit. Where M is singular accelerations stay finite, and the law is the same everywhere: in
+            accelerations, momenta, the mass matrix, energies, rollouts and learning.
         standardise: whether networks see states, and the loss accelerations, in units of their size.
         seed: for the weights at the start.
 
@@ -73,7 +76,9 @@ class LNN(Dynamics):
 
     second = "v"
     sources = ("auto", "derivatives", "residual", "states")
+    #: The law, the regulariser's part included; and without it, what is learned.
     lagrangian: Lagrangian
+    learned: Lagrangian
 
     def __init__(
         self,
@@ -127,11 +132,14 @@ class LNN(Dynamics):
         angles = periodic if self.config["periodic"] is None else self.config["periodic"]
         kind = self.config["lagrangian"]
         with seeded(self.config["seed"]):
-            self.lagrangian = (
+            self.learned = (
                 kind
                 if isinstance(kind, Lagrangian)
                 else named_lagrangian(kind, self.dim, self.config["widths"], angles)
             )
+        regulariser = self.config["regulariser"]
+        self.added = AddedMass(torch.full((self.dim,), float(regulariser))) if regulariser else None
+        self.lagrangian = self.learned if self.added is None else self.learned + self.added
         self.angles = tuple(angles)
         self.force = RayleighFriction(self.dim, learn=True) if self.config["friction"] else None
         rule = self.config["rule"]
@@ -153,11 +161,8 @@ class LNN(Dynamics):
         applied = None if self.force is None else self.force(q, x, t)
         if self.constraint is not None:
             terms = self.lagrangian.terms(q, x, t)
-            return x, constrained_acceleration(
-                terms, self.constraint, q, x, applied=applied, regulariser=self.config["regulariser"]
-            )
-        regulariser = self.config["regulariser"]
-        return x, self.lagrangian.acceleration(q, x, t, applied=applied, regulariser=regulariser)
+            return x, constrained_acceleration(terms, self.constraint, q, x, applied=applied)
+        return x, self.lagrangian.acceleration(q, x, t, applied=applied)
 
     def residual(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
         r"""The residual of the equations of motion in place of the misfit, (*batch, d) each -> (*batch,),
@@ -184,19 +189,29 @@ class LNN(Dynamics):
     def check_time(self, q: Tensor, t: Tensor) -> None:
         """Raise :class:`InputError` unless times (*batch, 1) give one Lagrangian a row."""
         with torch.no_grad():
-            check_one_a_row("lagrangian", self.lagrangian(q, torch.ones_like(q), t), q, t)
+            check_one_a_row("lagrangian", self.learned(q, torch.ones_like(q), t), q, t)
 
     def set_units(self, rows: Tensor) -> Units:
         """Let the networks see numbers of order one, and tell the units of misfits; rows (q, v, dq, dv, t)."""
         q, v, _, change = rows[:, :-1].chunk(4, dim=-1)
         units = Units(sizes(v, centred=False), sizes(change, centred=False))
         if self.config["standardise"] and isinstance(self.config["lagrangian"], str):
-            set_lagrangian_units(self.lagrangian, q, units.velocity, units.force, self.angles)
-        if self.force is not None:
-            mass = self.lagrangian.mass_matrix(q[:256], v[:256]).detach().diagonal(dim1=-2, dim2=-1).abs().mean(0)
-            rate = (units.force / units.velocity).mean()
-            self.force.log_diagonal.data.copy_(0.5 * (FRICTION * rate * mass).log())
+            set_lagrangian_units(self.learned, q, units.velocity, units.force, self.angles)
+        if self.added is not None or self.force is not None:
+            self._set_masses(q[:256], v[:256], units)
         return units if self.config["standardise"] else Units(torch.ones_like(q[0]), torch.ones_like(q[0]))
+
+    @torch.no_grad()
+    def _set_masses(self, q: Tensor, v: Tensor, units: Units) -> None:
+        # What the regulariser adds, and where friction begins, by the masses at the start.
+        mass = self.learned.mass_matrix(q, v).diagonal(dim1=-2, dim2=-1).mean(0)
+        # The masses that coordinates would have if their kinetic energies were equal.
+        equal = (mass * units.velocity**2).mean() / units.velocity**2
+        if self.added is not None:
+            self.added.mass.copy_(self.config["regulariser"] * equal)
+        if self.force is not None:
+            rate = (units.force / units.velocity).mean()
+            self.force.log_diagonal.copy_(0.5 * (FRICTION * rate * mass.abs()).log())
 
     def relevant(self, data: Trajectories) -> Trajectories:
         """The trajectories without momenta, which depend on an L that is not known yet."""
