@@ -20,7 +20,8 @@ def test_momenta_velocities_energies(lagrangian: str) -> None:
     assert model.mass_matrix(q).shape == model.mass_matrix(q, v).shape == (3, 5, 2, 2)
     assert torch.equal(model.mass_matrix(q), model.mass_matrix(q, 0 * v))
     assert model.acceleration([0.1, 0.2], [0, 1]).shape == (2,)
-    assert torch.equal(model.friction, torch.zeros(2, 2))
+    assert torch.equal(model.friction, torch.zeros(2, 2, dtype=F64))
+    assert hf.LNN(2).to("meta").friction.device.type == "meta"
 
 
 @NAMED

@@ -22,6 +22,7 @@ from hamflow.errors import InputError, SolveError, check_choice, check_positive,
 from hamflow.models.dynamics import Dynamics, check_angles
 from hamflow.models.hnn import HNN
 from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units
+from hamflow.models.momenta import check_momenta
 from hamflow.models.residual import guarded_residual
 from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
@@ -154,7 +155,9 @@ class LNN(Dynamics):
     @property
     def friction(self) -> Tensor:
         """C, (d, d), [force / velocity]; zero without friction."""
-        return torch.zeros(self.dim, self.dim) if self.force is None else self.force.matrix().detach()
+        if self.force is not None:
+            return self.force.matrix().detach()
+        return torch.diag_embed(self.states(*torch.zeros(2, self.dim))[0])
 
     def vector_field(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The pair (v, dv/dt) at time t, q and v of shape (*batch, d), each (*batch, d)."""
@@ -226,21 +229,21 @@ class LNN(Dynamics):
         """A state (q, p) of the step as (q, v) side by side, (*batch, 2 d)."""
         return torch.cat((q, self.lagrangian.velocity(q, p, t)), dim=-1)
 
-    def energy(self, q: Any, v: Any) -> Tensor:
-        """The learned energy p · v - L, up to a factor and a constant, q and v of shape (*batch, d) -> (*batch,)."""
-        return self.lagrangian.energy(*self.states(q, v))
+    def energy(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
+        """The learned energy p · v - L, q and v of shape (*batch, d) and t a number or (*batch, 1) -> (*batch,)."""
+        return self.lagrangian.energy(*self._at(q, v, t))
 
-    def acceleration(self, q: Any, v: Any) -> Tensor:
+    def acceleration(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
         """The acceleration, friction and constraint included, q and v of shape (*batch, d) -> (*batch, d)."""
-        return self.vector_field(*self.states(q, v))[1]
+        return self.vector_field(*self._at(q, v, t))[1]
 
-    def momentum(self, q: Any, v: Any) -> Tensor:
+    def momentum(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
         """The canonical momentum dL/dv, q and v of shape (*batch, d) -> (*batch, d)."""
-        return self.lagrangian.momentum(*self.states(q, v))
+        return self.lagrangian.momentum(*self._at(q, v, t))
 
-    def velocity(self, q: Any, p: Any) -> Tensor:
-        """The velocity of a canonical momentum, q and p of shape (*batch, d) -> (*batch, d)."""
-        return self.lagrangian.velocity(*self.states(q, p))
+    def velocity(self, q: Any, p: Any, t: Time = 0.0) -> Tensor:
+        """The velocity of a momentum, q and p of shape (*batch, d) -> (*batch, d); of several, one found from rest."""
+        return self.lagrangian.velocity(*self._at(q, p, t))
 
     @property
     def integrator(self) -> str:
@@ -248,9 +251,14 @@ class LNN(Dynamics):
         name = self.config["composition"]
         return self.config["rule"] if name is None else f"{name} of {self.config['rule']}"
 
-    def mass_matrix(self, q: Any, v: Any | None = None) -> Tensor:
+    def mass_matrix(self, q: Any, v: Any | None = None, t: Time = 0.0) -> Tensor:
         """The mass matrix d2L/dv2 at (q, v), at rest by default, (*batch, d) -> (*batch, d, d)."""
-        return self.lagrangian.mass_matrix(*self.states(q, torch.zeros_like(torch.as_tensor(q)) if v is None else v))
+        rest = torch.zeros_like(torch.as_tensor(q)) if v is None else v
+        return self.lagrangian.mass_matrix(*self._at(q, rest, t))
+
+    def _at(self, q: Any, x: Any, t: Any) -> tuple[Tensor, Tensor, Time]:
+        q, x = self.states(q, x)
+        return q, x, float(t) if is_number(t) else torch.as_tensor(t).to(q)
 
     @torch.no_grad()
     def rollout(self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int = 1, progress: bool = False) -> Tensor:
@@ -269,11 +277,15 @@ class LNN(Dynamics):
         Raises:
             InputError: a shape or a number is wrong.
             RolloutError: a state is not finite, or a step does not settle; the error says when and which.
-            SolveError: an initial state is too far from the constraint.
+            SolveError: an initial state is too far from the constraint, or its momentum is that of another velocity.
         """
-        q, p = self.canonical(*self.states(q, v))
-        path = rollout(self.step, q, p, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
-        return self.measured(*path.chunk(2, dim=-1))
+        q, v = self.states(q, v)
+        if q.numel():
+            self.check_time(q.reshape(-1, self.dim)[:1].expand(2, -1), q.new_zeros(2, 1))
+        check_momenta(self.lagrangian, q, v)
+        path = rollout(self.step, *self.canonical(q, v), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
+        q, p = path.chunk(2, dim=-1)
+        return self.measured(q, p, dt * torch.arange(n_steps + 1).to(q).reshape(-1, *[1] * (q.ndim - 1)))
 
     @classmethod
     def from_hnn(cls, model: HNN, **settings: Any) -> Self:
