@@ -218,6 +218,9 @@ class LNN(Dynamics):
 
     def relevant(self, data: Trajectories) -> Trajectories:
         """The trajectories without momenta, which depend on an L that is not known yet."""
+        if data.p is not None and data.v is not None and data.metadata.get("noise_on", "states") == "states":
+            # The noise of (q, p) is none of velocities given beside them.
+            data = data.replace(metadata=dict(data.metadata) | {"noise_on": "positions"})
         return data.replace(p=None, p_dot=None)
 
     def canonical(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
