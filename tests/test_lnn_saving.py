@@ -1,6 +1,7 @@
 """Learned Lagrangians on disk."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,3 +41,16 @@ def test_what_is_ones_own_is_not_saved(tmp_path: Path) -> None:
         with pytest.raises(hf.InputError, match=message):
             model.save(tmp_path / "model")
         assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_checkpoint_belongs_to_its_objective(noise: float, tmp_path: Path) -> None:
+    """Of states and accelerations, or of paths through noisy ones."""
+    data = hung(3, 10)
+    for before in ("derivatives", "residual"):
+        after = {"derivatives": "residual", "residual": "derivatives"}[before]
+        settings: dict[str, Any] = {"noise": noise, "epochs": 2, "checkpoint": tmp_path / before}
+        first = fit(data, learn_from=before, **settings).history
+        assert fit(data, learn_from=before, **settings).history.train == first.train
+        with pytest.raises(hf.CheckpointError, match="written with misfit = '.*', expected '.*'"):
+            fit(data, learn_from=after, **settings)
