@@ -30,6 +30,9 @@ from hamflow.steps import COMPOSITIONS, RULES, Composition, Rattle, VariationalS
 from hamflow.systems import Trajectories
 from hamflow.training import History, seeded
 
+#: Friction begins as if each coordinate had at least this share of the mass that equal kinetic energies would give it.
+_LEAST = 1e-2
+
 
 class LNN(Dynamics):
     r"""A Lagrangian Neural Network: L(q, v) learned from positions and velocities, momenta not needed,
@@ -214,7 +217,9 @@ class LNN(Dynamics):
             self.added.mass.copy_(self.config["regulariser"] * equal)
         if self.force is not None:
             rate = (units.force / units.velocity).mean()
-            self.force.log_diagonal.copy_(0.5 * (FRICTION * rate * mass.abs()).log())
+            # From nothing friction could not grow: its logarithm is learned.
+            least = (_LEAST * equal.abs()).clamp_min(torch.finfo(equal.dtype).tiny)
+            self.force.log_diagonal.copy_(0.5 * (FRICTION * rate * mass.abs().maximum(least)).log())
 
     def relevant(self, data: Trajectories) -> Trajectories:
         """The trajectories without momenta, which depend on an L that is not known yet."""
