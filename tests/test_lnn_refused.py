@@ -37,6 +37,12 @@ MODELS: list[tuple[dict[str, Any], str]] = [
     ({"periodic": (1,)}, r"periodic = \(1,\), expected indices of the 1 coordinates"),
     ({"periodic": (0, 0)}, "expected different indices"),
     ({"constraint": 3}, "constraint is a int, expected a Constraint such as RigidLinks"),
+    (
+        {"constraint": hf.RigidLinks([(-1, 0)], 1.0, points=1, space=1)},
+        "has 1 conditions on 1 coordinates, expected fewer",
+    ),
+    ({"constraint": hf.FunctionConstraint(lambda q: q)}, "constraint has 1 conditions on 1 coordinates"),
+    ({"constraint": hf.RigidLinks([(-1, 0)], 1.0, points=1, space=2)}, r"q has shape \(1,\), expected \(\*batch, 2\)"),
     ({"rule": "euler"}, "rule = 'euler', expected one of 'midpoint', 'trapezoidal'"),
     ({"composition": "yoshida4"}, "composition = 'yoshida4', expected one of 'triple_jump4'"),
     ({"regulariser": -1e-3}, "regulariser = -0.001, expected a number from 0 to 1"),
@@ -107,3 +113,11 @@ def test_bad_states_are_named() -> None:
             method(torch.zeros(3), torch.zeros(3))
     with pytest.raises(hf.InputError, match=r"q has shape \(3,\)"):
         model.mass_matrix(torch.zeros(3))
+
+
+def test_a_constraint_that_insists_on_a_dtype_is_one() -> None:
+    weights = {dtype: torch.ones(2, 1, dtype=dtype) for dtype in (torch.float32, torch.float64)}
+    for weight in weights.values():
+        hf.LNN(2, constraint=hf.FunctionConstraint(lambda q, w=weight: q @ w))
+        with pytest.raises(hf.InputError, match="has 2 conditions on 2 coordinates"):
+            hf.LNN(2, constraint=hf.FunctionConstraint(lambda q, w=weight: q @ w.expand(2, 2)))

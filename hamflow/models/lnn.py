@@ -19,6 +19,7 @@ from hamflow.energies import (
 )
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
+from hamflow.models.constraint import checked_constraint
 from hamflow.models.dynamics import Dynamics, check_angles
 from hamflow.models.hnn import HNN
 from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units
@@ -40,7 +41,7 @@ class LNN(Dynamics):
     .. math:: \frac{d}{dt} \frac{\partial L}{\partial v} = \frac{\partial L}{\partial q} - C v - G(q)^\top \lambda .
 
     A rollout takes a variational step, which is symplectic in (q, p) with :math:`p = \partial L / \partial v`, so the
-    learned energy :math:`p \cdot v - L` does not drift. The motions fix L up to a factor, and a total derivative.
+    learned energy :math:`p \cdot v - L` does not drift.
 
     Args:
         dim: d, the number of coordinates.
@@ -50,7 +51,8 @@ class LNN(Dynamics):
         widths: the hidden widths of the networks.
         periodic: the coordinates that are angles, [rad]; by default those that the trajectories name when fitting.
         friction: whether C, a constant positive matrix, is learned too; with it energies may decay.
-        constraint: what positions must satisfy, g(q) = 0, a :class:`Constraint` such as :class:`RigidLinks`.
+        constraint: what positions must satisfy, g(q) = 0, a :class:`Constraint` such as :class:`RigidLinks`, of fewer
+            than d conditions.
         rule: of the variational step, ``"midpoint"`` or ``"trapezoidal"``.
         composition: the name of the fractions that make a step of higher order of it, a key of
             ``hamflow.steps.COMPOSITIONS``; None leaves it at order 2.
@@ -116,10 +118,7 @@ class LNN(Dynamics):
                 f"lagrangian is a {type(lagrangian).__name__}, expected a Lagrangian or one of {LAGRANGIANS}"
             )
         check_angles(periodic, dim)
-        # A saved model holds the arguments of its links.
-        constraint = RigidLinks(**constraint) if isinstance(constraint, dict) else constraint
-        if constraint is not None and not isinstance(constraint, Constraint):
-            raise InputError(f"constraint is a {type(constraint).__name__}, expected a Constraint such as RigidLinks")
+        constraint = checked_constraint(constraint, dim)
         self.config = {
             "dim": dim, "lagrangian": lagrangian, "widths": list(widths),
             "periodic": None if periodic is None else [int(i) for i in periodic],
