@@ -49,6 +49,7 @@ from hamflow.flow import PhaseFlow, hamiltonian, layered_hamiltonian
 from hamflow.interop.foreign import ForeignTransform
 from hamflow.interop.nflows import from_nflows
 from hamflow.interop.zuko import from_zuko
+from hamflow.models.lagrangians import AddedMass
 from hamflow.standardize import Whitening
 from hamflow.steps import (
     COMPOSITIONS,
@@ -254,6 +255,7 @@ LAGRANGIANS = {
     ),
     "mechanical_metric": Member(lambda: MechanicalLagrangian(Metric(), FunctionEnergy(double_well))),
     "sum": Member(lambda: shaken(NetworkLagrangian(2, (8,)), 0.1) + FunctionLagrangian(lambda q, v: -double_well(q))),
+    "added_mass": Member(lambda: AddedMass(MASS)),
     "legendre": Member(slow_arm),
     "field": Member(lambda: field(FieldLagrangian(0.7, widths=(8,))), dim=6),
     "field_local": Member(lambda: field(FieldLagrangian(0.7, local=True, widths=(8,))), dim=5),

@@ -14,7 +14,9 @@ from hamflow.energies import (
     NetworkLagrangian,
     NetworkMass,
     ScaledEnergy,
+    Terms,
 )
+from hamflow.energies.hamiltonian import Time
 from hamflow.models.mechanics import potential_network
 from hamflow.models.units import sizes
 
@@ -63,3 +65,33 @@ def set_lagrangian_units(
     else:
         assert isinstance(lagrangian.mass, ConstantMass)
         lagrangian.mass.log_diagonal.copy_(root.log())
+
+
+class AddedMass(Lagrangian):
+    r"""The kinetic energy :math:`\tfrac12 \sum_i m_i v_i^2` that a regulariser adds to a Lagrangian.
+
+    As a part of the law, and not of a solve, it is the same in accelerations, momenta, energies and steps.
+
+    Args:
+        mass: m, (d,).
+    """
+
+    mass: Tensor
+
+    def __init__(self, mass: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mass", mass)
+
+    def forward(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
+        """The Lagrangian, q and v of shape (*batch, d) -> (*batch,)."""
+        value: Tensor = 0.5 * (self.mass * v**2).sum(-1)
+        return value
+
+    def gradient(self, q: Tensor, v: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
+        """The pair (dL/dq, dL/dv), each (*batch, d)."""
+        return torch.zeros_like(q), self.mass * v
+
+    def terms(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Terms:
+        """What the equations of motion are made of; q and v of shape (*batch, d)."""
+        still = torch.zeros_like(q)
+        return Terms(still, self.mass * v, torch.diag(self.mass).expand(*v.shape, v.shape[-1]), still)

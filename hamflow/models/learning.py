@@ -173,7 +173,8 @@ def _noise(sets: list[Trajectories], noise: float | Sequence[float] | str | None
     if len(declared) > 1:
         raise InputError(f"data has parts of different noise, {sorted(declared, key=str)}, expected one: give noise")
     size, where = declared.pop()
-    noisy = [where == "states", where == ("states" if momenta == "p" else "velocities")]
+    # Of trajectories without momenta the state is (q, v).
+    noisy = [where in ("states", "positions"), where == "states" or (where == "velocities" and momenta == "v")]
     return size * torch.tensor(noisy).repeat_interleave(q.shape[-1]).to(q), where != "unknown"
 
 
@@ -195,7 +196,7 @@ def _declared_noise(data: Trajectories) -> tuple[float, str]:
     if not is_number(noise) or not 0 <= noise < float("inf"):
         raise InputError(f"metadata['noise'] = {noise!r}, expected a standard deviation, 0 or more: give noise")
     where = data.metadata.get("noise_on", "states")
-    check_choice("metadata['noise_on']", where, ("states", "velocities"))
+    check_choice("metadata['noise_on']", where, ("states", "velocities", "positions"))
     return float(noise), where
 
 

@@ -16,18 +16,23 @@ from hamflow.energies import (
     RayleighFriction,
     RigidLinks,
     constrained_acceleration,
-    solve_mass,
 )
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
+from hamflow.models.constraint import checked_constraint
 from hamflow.models.dynamics import Dynamics, check_angles
 from hamflow.models.hnn import HNN
-from hamflow.models.lagrangians import LAGRANGIANS, named_lagrangian, set_lagrangian_units
+from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units
+from hamflow.models.momenta import check_momenta
+from hamflow.models.residual import guarded_residual
 from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
 from hamflow.steps import COMPOSITIONS, RULES, Composition, Rattle, VariationalStep
 from hamflow.systems import Trajectories
 from hamflow.training import History, seeded
+
+#: Friction begins as if each coordinate had at least this share of the mass that equal kinetic energies would give it.
+_LEAST = 1e-2
 
 
 class LNN(Dynamics):
@@ -36,7 +41,7 @@ class LNN(Dynamics):
     .. math:: \frac{d}{dt} \frac{\partial L}{\partial v} = \frac{\partial L}{\partial q} - C v - G(q)^\top \lambda .
 
     A rollout takes a variational step, which is symplectic in (q, p) with :math:`p = \partial L / \partial v`, so the
-    learned energy :math:`p \cdot v - L` does not drift. The motions fix L up to a factor, and a total derivative.
+    learned energy :math:`p \cdot v - L` does not drift.
 
     Args:
         dim: d, the number of coordinates.
@@ -46,11 +51,15 @@ class LNN(Dynamics):
         widths: the hidden widths of the networks.
         periodic: the coordinates that are angles, [rad]; by default those that the trajectories name when fitting.
         friction: whether C, a constant positive matrix, is learned too; with it energies may decay.
-        constraint: what positions must satisfy, g(q) = 0, a :class:`Constraint` such as :class:`RigidLinks`.
+        constraint: what positions must satisfy, g(q) = 0, a :class:`Constraint` such as :class:`RigidLinks`, of fewer
+            than d conditions.
         rule: of the variational step, ``"midpoint"`` or ``"trapezoidal"``.
         composition: the name of the fractions that make a step of higher order of it, a key of
             ``hamflow.steps.COMPOSITIONS``; None leaves it at order 2.
-        regulariser: of the solves with M; see :func:`hamflow.energies.solve_mass`.
+        regulariser: :math:`\lambda`, 0 for none: L gets the kinetic energy :math:`\tfrac{\lambda}{2} \sum_i e_i v_i^2`
+            besides, :math:`e_i` the mass that each coordinate would have if all had equal kinetic energies in the data,
+            and one before a fit. Where M is singular accelerations stay finite, and the law is the same everywhere: in
+            accelerations, momenta, the mass matrix, energies, rollouts and learning.
         standardise: whether networks see states, and the loss accelerations, in units of their size.
         seed: for the weights at the start.
 
@@ -73,7 +82,9 @@ class LNN(Dynamics):
 
     second = "v"
     sources = ("auto", "derivatives", "residual", "states")
+    #: The law, the regulariser's part included; and without it, what is learned.
     lagrangian: Lagrangian
+    learned: Lagrangian
 
     def __init__(
         self,
@@ -107,10 +118,7 @@ class LNN(Dynamics):
                 f"lagrangian is a {type(lagrangian).__name__}, expected a Lagrangian or one of {LAGRANGIANS}"
             )
         check_angles(periodic, dim)
-        # A saved model holds the arguments of its links.
-        constraint = RigidLinks(**constraint) if isinstance(constraint, dict) else constraint
-        if constraint is not None and not isinstance(constraint, Constraint):
-            raise InputError(f"constraint is a {type(constraint).__name__}, expected a Constraint such as RigidLinks")
+        constraint = checked_constraint(constraint, dim)
         self.config = {
             "dim": dim, "lagrangian": lagrangian, "widths": list(widths),
             "periodic": None if periodic is None else [int(i) for i in periodic],
@@ -127,11 +135,14 @@ class LNN(Dynamics):
         angles = periodic if self.config["periodic"] is None else self.config["periodic"]
         kind = self.config["lagrangian"]
         with seeded(self.config["seed"]):
-            self.lagrangian = (
+            self.learned = (
                 kind
                 if isinstance(kind, Lagrangian)
                 else named_lagrangian(kind, self.dim, self.config["widths"], angles)
             )
+        regulariser = self.config["regulariser"]
+        self.added = AddedMass(torch.full((self.dim,), float(regulariser))) if regulariser else None
+        self.lagrangian = self.learned if self.added is None else self.learned + self.added
         self.angles = tuple(angles)
         self.force = RayleighFriction(self.dim, learn=True) if self.config["friction"] else None
         rule = self.config["rule"]
@@ -146,47 +157,31 @@ class LNN(Dynamics):
     @property
     def friction(self) -> Tensor:
         """C, (d, d), [force / velocity]; zero without friction."""
-        return torch.zeros(self.dim, self.dim) if self.force is None else self.force.matrix().detach()
+        if self.force is not None:
+            return self.force.matrix().detach()
+        return torch.diag_embed(self.states(*torch.zeros(2, self.dim))[0])
 
     def vector_field(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The pair (v, dv/dt) at time t, q and v of shape (*batch, d), each (*batch, d)."""
         applied = None if self.force is None else self.force(q, x, t)
         if self.constraint is not None:
             terms = self.lagrangian.terms(q, x, t)
-            return x, constrained_acceleration(
-                terms, self.constraint, q, x, applied=applied, regulariser=self.config["regulariser"]
-            )
-        regulariser = self.config["regulariser"]
-        return x, self.lagrangian.acceleration(q, x, t, applied=applied, regulariser=regulariser)
+            return x, constrained_acceleration(terms, self.constraint, q, x, applied=applied)
+        return x, self.lagrangian.acceleration(q, x, t, applied=applied)
 
     def residual(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
         r"""The residual of the equations of motion in place of the misfit, (*batch, d) each -> (*batch,),
 
-        .. math:: \frac{\lvert D r \rvert^2}{2 d\, \det(D M D)^{2/d}}, \qquad
-                  r = M \ddot q + (\partial_q \partial_v L)\, v - \partial_q L + C v,
+        .. math:: r = M \ddot q + (\partial_q \partial_v L)\, v - \partial_q L + C v,
 
-        D the sizes of the accelerations. Without the determinant L = 0 would be its minimum; with it no factor of L,
-        and no shrunk direction of M, makes it smaller. With a constraint both are taken on its tangent space, of
-        dimension d - m, where no multiplier pulls.
+        relative to the smallest mass: see :func:`hamflow.models.residual.guarded_residual`.
         """
         terms = self.lagrangian.terms(q, x, t)
         r = (terms.mass @ dx.unsqueeze(-1)).squeeze(-1) + terms.transport - terms.force
         if self.force is not None:
             r = r - self.force(q, x, t)
-        r, scaled = units.force * r, units.force.unsqueeze(-1) * terms.mass * units.force
-        if self.constraint is None:
-            size, free = torch.linalg.slogdet(scaled).logabsdet, self.dim
-        else:
-            normal = self.constraint.jacobian(q) * units.force
-            gram = normal @ normal.mT
-            pull = solve_mass(gram, (normal @ r.unsqueeze(-1)).squeeze(-1), what="matrix G G' of the constraints")
-            r = r - (pull.unsqueeze(-2) @ normal).squeeze(-2)
-            # The bordered matrix has the determinant on the tangent space, but for that of the border.
-            border = torch.cat((normal, torch.zeros_like(gram)), dim=-1)
-            bordered = torch.cat((torch.cat((scaled, normal.mT), dim=-1), border), dim=-2)
-            size = torch.linalg.slogdet(bordered).logabsdet - torch.linalg.slogdet(gram).logabsdet
-            free = self.dim - normal.shape[-2]
-        return 0.5 * r.square().sum(-1) / free * (-2 / free * size).exp()
+        normal = None if self.constraint is None else self.constraint.jacobian(q)
+        return guarded_residual(r, terms.mass, units.force, normal)
 
     def misfit(self, q: Tensor, x: Tensor, dq: Tensor, dx: Tensor, t: Tensor, units: Units) -> Tensor:
         """The squared misfit of the accelerations, (*batch, d) each and t (*batch, 1) -> (*batch,)."""
@@ -199,22 +194,37 @@ class LNN(Dynamics):
     def check_time(self, q: Tensor, t: Tensor) -> None:
         """Raise :class:`InputError` unless times (*batch, 1) give one Lagrangian a row."""
         with torch.no_grad():
-            check_one_a_row("lagrangian", self.lagrangian(q, torch.ones_like(q), t), q, t)
+            check_one_a_row("lagrangian", self.learned(q, torch.ones_like(q), t), q, t)
 
     def set_units(self, rows: Tensor) -> Units:
         """Let the networks see numbers of order one, and tell the units of misfits; rows (q, v, dq, dv, t)."""
         q, v, _, change = rows[:, :-1].chunk(4, dim=-1)
         units = Units(sizes(v, centred=False), sizes(change, centred=False))
         if self.config["standardise"] and isinstance(self.config["lagrangian"], str):
-            set_lagrangian_units(self.lagrangian, q, units.velocity, units.force, self.angles)
-        if self.force is not None:
-            mass = self.lagrangian.mass_matrix(q[:256], v[:256]).detach().diagonal(dim1=-2, dim2=-1).abs().mean(0)
-            rate = (units.force / units.velocity).mean()
-            self.force.log_diagonal.data.copy_(0.5 * (FRICTION * rate * mass).log())
+            set_lagrangian_units(self.learned, q, units.velocity, units.force, self.angles)
+        if self.added is not None or self.force is not None:
+            self._set_masses(q[:256], v[:256], units)
         return units if self.config["standardise"] else Units(torch.ones_like(q[0]), torch.ones_like(q[0]))
+
+    @torch.no_grad()
+    def _set_masses(self, q: Tensor, v: Tensor, units: Units) -> None:
+        # What the regulariser adds, and where friction begins, by the masses at the start.
+        mass = self.learned.mass_matrix(q, v).diagonal(dim1=-2, dim2=-1).mean(0)
+        # The masses that coordinates would have if their kinetic energies were equal.
+        equal = (mass * units.velocity**2).mean() / units.velocity**2
+        if self.added is not None:
+            self.added.mass.copy_(self.config["regulariser"] * equal)
+        if self.force is not None:
+            rate = (units.force / units.velocity).mean()
+            # From nothing friction could not grow: its logarithm is learned.
+            least = (_LEAST * equal.abs()).clamp_min(torch.finfo(equal.dtype).tiny)
+            self.force.log_diagonal.copy_(0.5 * (FRICTION * rate * mass.abs().maximum(least)).log())
 
     def relevant(self, data: Trajectories) -> Trajectories:
         """The trajectories without momenta, which depend on an L that is not known yet."""
+        if data.p is not None and data.v is not None and data.metadata.get("noise_on", "states") == "states":
+            # The noise of (q, p) is none of velocities given beside them.
+            data = data.replace(metadata=dict(data.metadata) | {"noise_on": "positions"})
         return data.replace(p=None, p_dot=None)
 
     def canonical(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
@@ -226,21 +236,21 @@ class LNN(Dynamics):
         """A state (q, p) of the step as (q, v) side by side, (*batch, 2 d)."""
         return torch.cat((q, self.lagrangian.velocity(q, p, t)), dim=-1)
 
-    def energy(self, q: Any, v: Any) -> Tensor:
-        """The learned energy p · v - L, up to a factor and a constant, q and v of shape (*batch, d) -> (*batch,)."""
-        return self.lagrangian.energy(*self.states(q, v))
+    def energy(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
+        """The learned energy p · v - L, q and v of shape (*batch, d) and t a number or (*batch, 1) -> (*batch,)."""
+        return self.lagrangian.energy(*self._at(q, v, t))
 
-    def acceleration(self, q: Any, v: Any) -> Tensor:
+    def acceleration(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
         """The acceleration, friction and constraint included, q and v of shape (*batch, d) -> (*batch, d)."""
-        return self.vector_field(*self.states(q, v))[1]
+        return self.vector_field(*self._at(q, v, t))[1]
 
-    def momentum(self, q: Any, v: Any) -> Tensor:
+    def momentum(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
         """The canonical momentum dL/dv, q and v of shape (*batch, d) -> (*batch, d)."""
-        return self.lagrangian.momentum(*self.states(q, v))
+        return self.lagrangian.momentum(*self._at(q, v, t))
 
-    def velocity(self, q: Any, p: Any) -> Tensor:
-        """The velocity of a canonical momentum, q and p of shape (*batch, d) -> (*batch, d)."""
-        return self.lagrangian.velocity(*self.states(q, p))
+    def velocity(self, q: Any, p: Any, t: Time = 0.0) -> Tensor:
+        """The velocity of a momentum, q and p of shape (*batch, d) -> (*batch, d); of several, one found from rest."""
+        return self.lagrangian.velocity(*self._at(q, p, t))
 
     @property
     def integrator(self) -> str:
@@ -248,9 +258,14 @@ class LNN(Dynamics):
         name = self.config["composition"]
         return self.config["rule"] if name is None else f"{name} of {self.config['rule']}"
 
-    def mass_matrix(self, q: Any, v: Any | None = None) -> Tensor:
+    def mass_matrix(self, q: Any, v: Any | None = None, t: Time = 0.0) -> Tensor:
         """The mass matrix d2L/dv2 at (q, v), at rest by default, (*batch, d) -> (*batch, d, d)."""
-        return self.lagrangian.mass_matrix(*self.states(q, torch.zeros_like(torch.as_tensor(q)) if v is None else v))
+        rest = torch.zeros_like(torch.as_tensor(q)) if v is None else v
+        return self.lagrangian.mass_matrix(*self._at(q, rest, t))
+
+    def _at(self, q: Any, x: Any, t: Any) -> tuple[Tensor, Tensor, Time]:
+        q, x = self.states(q, x)
+        return q, x, float(t) if is_number(t) else torch.as_tensor(t).to(q)
 
     @torch.no_grad()
     def rollout(self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int = 1, progress: bool = False) -> Tensor:
@@ -269,11 +284,15 @@ class LNN(Dynamics):
         Raises:
             InputError: a shape or a number is wrong.
             RolloutError: a state is not finite, or a step does not settle; the error says when and which.
-            SolveError: an initial state is too far from the constraint.
+            SolveError: an initial state is too far from the constraint, or its momentum is that of another velocity.
         """
-        q, p = self.canonical(*self.states(q, v))
-        path = rollout(self.step, q, p, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
-        return self.measured(*path.chunk(2, dim=-1))
+        q, v = self.states(q, v)
+        if q.numel():
+            self.check_time(q.reshape(-1, self.dim)[:1].expand(2, -1), q.new_zeros(2, 1))
+        check_momenta(self.lagrangian, q, v)
+        path = rollout(self.step, *self.canonical(q, v), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
+        q, p = path.chunk(2, dim=-1)
+        return self.measured(q, p, dt * torch.arange(n_steps + 1).to(q).reshape(-1, *[1] * (q.ndim - 1)))
 
     @classmethod
     def from_hnn(cls, model: HNN, **settings: Any) -> Self:

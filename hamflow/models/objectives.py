@@ -40,7 +40,8 @@ class DerivativeObjective(nn.Module):
 
     def __init__(self, model: Dynamics, units: Units, misfit: Misfit) -> None:
         super().__init__()
-        self.model, self.units, self.misfit, self.config = model, units, misfit, model.config
+        self.model, self.units, self.misfit = model, units, misfit
+        self.config = model.config | {"misfit": misfit.__name__}
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over rows (n, 4 d + 1)."""
@@ -88,7 +89,7 @@ class PathObjective(nn.Module):
         # In units of the noise, so that one learning rate fits all.
         self.shift = nn.Parameter(torch.zeros_like(self.known.begin))
         known = (self.known.begin + self.known.path, self.known.slopes, self.known.times, self.unseen.unsqueeze(-1))
-        self.config = model.config | {"data": fingerprint(torch.cat(known, dim=-1))}
+        self.config = model.config | {"misfit": misfit.__name__, "data": fingerprint(torch.cat(known, dim=-1))}
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over paths, given by their indices (n, 1)."""

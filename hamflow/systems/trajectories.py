@@ -43,8 +43,9 @@ class Trajectories:
         v_dot: accelerations :math:`\ddot q`, (n, time, d).
         metadata: what JSON can hold. ``"units"`` maps names of arrays and ``"time"`` to units;
             ``"periodic"`` lists the indices of the coordinates that are angles, [rad], counted on or within one turn
-            (:meth:`unwrapped`); ``"system"``, ``"parameters"``, ``"noise"``, ``"seed"`` say where simulated data came
-            from.
+            (:meth:`unwrapped`); ``"noise"`` is a standard deviation, and ``"noise_on"`` says of what: ``"states"``, by
+            default, are q and p, or q and v where there is no p; ``"positions"`` and ``"velocities"`` are alone;
+            ``"system"``, ``"parameters"``, ``"seed"`` say where simulated data came from.
 
     Raises:
         InputError: an array has the wrong shape or holds NaN, times do not increase, or the metadata is not understood.

@@ -1,0 +1,68 @@
+"""What a learned Lagrangian tells, and its Hamiltonian twin."""
+
+import pytest
+import torch
+
+import hamflow as hf
+from tests.lagrangian_fits import ARM, EXACT, F64, NAMED, PENDULUM, fit
+
+
+@NAMED
+def test_momenta_velocities_energies(lagrangian: str) -> None:
+    model = hf.LNN(2, lagrangian=lagrangian, widths=(8,), seed=1).double()
+    q, v = torch.randn(2, 3, 5, 2, dtype=F64)
+    p = model.momentum(q, v)
+    torch.testing.assert_close(model.velocity(q, p), v, rtol=1e-10, atol=1e-10)
+    value = model.lagrangian(q, v)
+    torch.testing.assert_close(model.energy(q, v), (p * v).sum(-1) - value)
+    (slope,) = torch.autograd.grad(model.lagrangian(q, v.requires_grad_()).sum(), v)
+    torch.testing.assert_close(p, slope)
+    assert model.mass_matrix(q).shape == model.mass_matrix(q, v).shape == (3, 5, 2, 2)
+    assert torch.equal(model.mass_matrix(q), model.mass_matrix(q, 0 * v))
+    assert model.acceleration([0.1, 0.2], [0, 1]).shape == (2,)
+    assert torch.equal(model.friction, torch.zeros(2, 2, dtype=F64))
+    assert hf.LNN(2).to("meta").friction.device.type == "meta"
+
+
+@NAMED
+def test_there_and_back(lagrangian: str) -> None:
+    """The Hamiltonian model of it, whose momenta are another thing, and the Lagrangian model of that."""
+    data = ARM.simulate(**EXACT)  # type: ignore[arg-type]
+    model = fit(data, lagrangian, epochs=5, composition=None)
+    q, v = data.q[:, 0], data.need("v")[:, 0]
+    hnn = model.to_hnn()
+    assert isinstance(hnn, hf.HNN) and hnn.history == model.history and hnn.angles == model.angles and not hnn.training
+    path = model.rollout(q, v, n_steps=6, dt=0.05)
+    other = hnn.rollout(q, model.momentum(q, v), n_steps=6, dt=0.05)
+    a, p = other.chunk(2, -1)
+    assert (path[..., :2] - a).abs().max() < 1e-8
+    assert (path[..., 2:] - model.velocity(a, p)).abs().max() < 1e-8
+    torch.testing.assert_close(hnn.energy(a, p), model.energy(*path.chunk(2, -1)), rtol=1e-9, atol=1e-9)
+    back = hf.LNN.from_hnn(hnn, composition=None)
+    assert (back.rollout(q, v, n_steps=6, dt=0.05) - path).abs().max() < 1e-8
+    torch.testing.assert_close(back.acceleration(q, v), model.acceleration(q, v), rtol=1e-8, atol=1e-8)
+
+
+def test_a_fitted_hamiltonian_has_velocities() -> None:
+    data = PENDULUM.simulate(**EXACT)  # type: ignore[arg-type]
+    hnn = hf.HNN(1, energy="mechanical", widths=(8,)).fit(data, epochs=10, progress=False)
+    model = hf.LNN.from_hnn(hnn, composition="kahan_li6")
+    assert model.angles == (0,) and model.history == hnn.history
+    q, p = data.q[:, 0], data.need("p")[:, 0]
+    v = hnn.vector_field(q, p)[0].detach()
+    path = model.rollout(q, v, n_steps=4, dt=0.1, substeps=3)
+    other = hnn.rollout(q, p, n_steps=4, dt=0.1, scheme="yoshida6", substeps=10)
+    assert (path[..., :1] - other[..., :1]).abs().max() < 1e-8
+    torch.testing.assert_close(model.energy(q, v), hnn.energy(q, p), rtol=1e-9, atol=1e-9)
+    assert {id(x) for x in model.parameters()} == {id(x) for x in hnn.parameters()}
+
+
+def test_friction_does_not_convert() -> None:
+    with pytest.raises(hf.InputError, match="model has friction, expected one without"):
+        hf.LNN.from_hnn(hf.HNN(1, friction=True))
+    with pytest.raises(hf.InputError, match="model is a LNN, expected an HNN"):
+        hf.LNN.from_hnn(hf.LNN(1))  # type: ignore[arg-type]
+    rod = hf.RigidLinks([(-1, 0)], 1.0, points=1, space=2)
+    for model in (hf.LNN(2, friction=True), hf.LNN(2, constraint=rod)):
+        with pytest.raises(hf.InputError, match="the model has friction or a constraint"):
+            model.to_hnn()
