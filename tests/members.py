@@ -345,6 +345,7 @@ STEPS = {
     "composition_implicit": Member(
         lambda: Composition(ImplicitMidpoint(RelativisticParticle()), TRIPLE_JUMP4), dim=1, n_steps=3
     ),
+    "composition_damped": Member(lambda: Composition(Damped(Splitting(Pendulum()), 0.3), TRIPLE_JUMP4), dim=1),
     "gauss1_pendulums": Member(lambda: GaussLegendre(pendulums(), 1), n_steps=20),
     "gauss2_function": Member(lambda: GaussLegendre(FunctionHamiltonian(geodesic), 2), n_steps=20),
     "gauss3_learned": Member(lambda: GaussLegendre(FunctionHamiltonian(shaken(Coupled())), 3), n_steps=20),
