@@ -116,6 +116,13 @@ class Lagrangian(nn.Module):
         equations = lambda v: self.momentum(q, v, t) - p  # noqa: E731
         return root(equations, start, what=f"the velocity of a momentum of {type(self).__name__}").value
 
+    def linearise(self, equations: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Callable[[Tensor], Tensor]] | None:
+        """How :func:`hamflow.roots.root` solves equations of velocities that couple them as the gradient of L does.
+
+        None where the Jacobian is best inverted as a dense matrix, which is so unless a subclass knows of zeros in it.
+        """
+        return None
+
     def __add__(self, other: Lagrangian) -> SumLagrangian:
         return SumLagrangian(self, other)
 
