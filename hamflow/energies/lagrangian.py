@@ -139,9 +139,9 @@ class FunctionLagrangian(Lagrangian):
 
     Example:
         >>> import torch, hamflow as hf
-        >>> spring = hf.FunctionLagrangian(lambda q, v: (v**2 - 0.5 * 3.0 * q**2).sum(-1))
+        >>> spring = hf.FunctionLagrangian(lambda q, v: (0.5 * v**2 - 1.5 * q**2).sum(-1))
         >>> spring.acceleration(torch.tensor([2.0]), torch.tensor([0.0]))
-        tensor([-3.])
+        tensor([-6.])
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
