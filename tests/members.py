@@ -357,9 +357,7 @@ STEPS = {
     "variational_magnetic": Member(lambda: VariationalStep(LAGRANGIANS["function_magnetic"].make()), n_steps=5),
     "variational_network": Member(lambda: VariationalStep(LAGRANGIANS["network"].make(), "trapezoidal"), n_steps=5),
     "variational_mechanical": Member(lambda: VariationalStep(LAGRANGIANS["mechanical"].make()), dim=3, n_steps=5),
-    "variational_constant": Member(
-        lambda: VariationalStep(LAGRANGIANS["mechanical_constant"].make(), "trapezoidal"), n_steps=10
-    ),
+    "variational_constant": Member(lambda: VariationalStep(LAGRANGIANS["mechanical_constant"].make(), "trapezoidal")),
     "variational_legendre": Member(lambda: VariationalStep(slow_arm(), "trapezoidal"), dt=0.05, n_steps=5),
     "variational_composed": Member(
         lambda: Composition(VariationalStep(LAGRANGIANS["function"].make()), TRIPLE_JUMP4), n_steps=3

@@ -22,8 +22,8 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0, what: s
     which replaces every inverse eigenvalue 1 / m by :math:`m / (m^2 + \lambda^2 s^2)`: where M is singular the
     acceleration stays finite, and elsewhere it is off by the share :math:`\lambda^2 s^2 / m^2`.
 
-    Where Cholesky factors are found only their diagonal is looked at, which bounds the condition number from below: what
-    is refused is singular, but what is not may have lost most of its digits; :func:`condition_numbers` tells.
+    Where Cholesky factors are found only their diagonal is looked at, which bounds the condition number from below:
+    what is refused is singular, but what is not may have lost most of its digits; :func:`condition_numbers` tells.
 
     Args:
         mass: M, (*batch, d, d).
