@@ -35,7 +35,8 @@ class PhaseFlow(TransformModule):
             stale after an optimiser step.
 
     Raises:
-        InputError: an argument is of the wrong kind; (when called) the last dimension is odd.
+        InputError: an argument is of the wrong kind, or the step is none of all of phase space, as :class:`Rattle`;
+            (when called) the last dimension is odd, or the step has a force and no log-det that is known.
 
     References:
         Toth et al. (2020), Hamiltonian Generative Networks, arXiv 1909.13789.
@@ -59,6 +60,13 @@ class PhaseFlow(TransformModule):
         super().__init__(cache_size=cache_size)
         if not isinstance(step, Step):
             raise InputError(f"step is a {type(step).__name__}, expected a hamflow Step such as Splitting(H)")
+        partial = next((part for part in step.modules() if isinstance(part, Step) and not part.bijective), None)
+        if partial is not None:
+            within = "" if partial is step else f" with a {type(partial).__name__} in it"
+            raise InputError(
+                f"step is a {type(step).__name__}{within}, which maps no other states than those on its constraint; "
+                "expected a bijection of phase space"
+            )
         check_positive("n_steps", n_steps, integer=True)
         check_positive("dt", dt)
         self.step = step

@@ -347,6 +347,7 @@ STEPS = {
     "composition_implicit": Member(
         lambda: Composition(ImplicitMidpoint(RelativisticParticle()), TRIPLE_JUMP4), dim=1, n_steps=3
     ),
+    "composition_damped": Member(lambda: Composition(Damped(Splitting(Pendulum()), 0.3), TRIPLE_JUMP4), dim=1),
     "gauss1_pendulums": Member(lambda: GaussLegendre(pendulums(), 1), n_steps=20),
     "gauss2_function": Member(lambda: GaussLegendre(FunctionHamiltonian(geodesic), 2), n_steps=20),
     "gauss3_learned": Member(lambda: GaussLegendre(FunctionHamiltonian(shaken(Coupled())), 3), n_steps=20),
@@ -358,9 +359,7 @@ STEPS = {
     "variational_magnetic": Member(lambda: VariationalStep(LAGRANGIANS["function_magnetic"].make()), n_steps=5),
     "variational_network": Member(lambda: VariationalStep(LAGRANGIANS["network"].make(), "trapezoidal"), n_steps=5),
     "variational_mechanical": Member(lambda: VariationalStep(LAGRANGIANS["mechanical"].make()), dim=3, n_steps=5),
-    "variational_constant": Member(
-        lambda: VariationalStep(LAGRANGIANS["mechanical_constant"].make(), "trapezoidal"), n_steps=10
-    ),
+    "variational_constant": Member(lambda: VariationalStep(LAGRANGIANS["mechanical_constant"].make(), "trapezoidal")),
     "variational_legendre": Member(lambda: VariationalStep(slow_arm(), "trapezoidal"), dt=0.05, n_steps=5),
     "variational_composed": Member(
         lambda: Composition(VariationalStep(LAGRANGIANS["function"].make()), TRIPLE_JUMP4), n_steps=3

@@ -151,6 +151,7 @@ REFUSED: list[tuple[int, dict[str, Any], str]] = [
     (4, {}, "data has 4 times, expected at least 5 for method = 'spline'"),
     (3, {"method": "interpolation"}, "expected at least 4 for method = 'interpolation'"),
     (1, {"method": "difference"}, "expected at least 2 for method = 'difference'"),
+    (9, {"method": "hermite", "smooth": True}, "smooth = True with method = 'hermite', expected False"),
     (9, {"method": "fourier"}, "method = 'fourier', expected one of 'spline', 'interpolation', 'difference'"),
 ]
 
@@ -165,6 +166,20 @@ def test_bad_input_is_named(n: int, kwargs: Any, message: str) -> None:
 def test_the_shortest(n: int, method: str) -> None:
     data = estimate_derivatives(sine(EVEN[:n]), method=method)
     assert (data.need("v") - slope(data)).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("times", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("sigma", [0.0, 1e-3])
+def test_positions_and_velocities_together_are_exact_or_nothing(sigma: float, times: Tensor) -> None:
+    """Rounding for exact states; and of noise, twenty times its share of a gap squared."""
+    generator = torch.Generator().manual_seed(0)
+    q, v = (x.view(1, -1, 1).expand(50, -1, 1) for x in (times.sin(), times.cos()))
+    noise = sigma * torch.randn(2, *q.shape, generator=generator, dtype=torch.float64)
+    found = estimate_derivatives(Trajectories(times=times, q=q + noise[0], v=v + noise[1]), method="hermite")
+    error = (found.need("v_dot") + q).square().mean().sqrt()
+    gap = times.diff().min()
+    assert error < (100 * sigma / gap**2 if sigma else 1e-7)
+    assert not sigma or error > 2 * sigma / times.diff().mean() ** 2
 
 
 @pytest.mark.parametrize("spacing", ["even", "uneven"])

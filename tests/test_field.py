@@ -1,4 +1,4 @@
-"""Fields on a grid and the banded solve behind them; derivatives of the Lagrangian: test_members.py."""
+"""Fields on a grid; derivatives of the Lagrangian: test_members.py; the solves behind them: test_banded.py."""
 
 import math
 from typing import Any
@@ -8,84 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import hamflow as hf
-from hamflow.energies import banded, field, solve_banded, solve_mass
-from hamflow.energies.banded import dense_matrix
+from hamflow import roots
+from hamflow.energies import banded, field
 from hamflow.energies.field import BOUNDARIES
 from hamflow.systems import WaveEquation
 
-each_end = pytest.mark.parametrize("cyclic", [False, True], ids=["open", "cyclic"])
 each_boundary = pytest.mark.parametrize("boundary", BOUNDARIES)
-
-
-def matrices(width: int, n: int, *, cyclic: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random positive definite matrices as bands, and right-hand sides: diagonally dominant by little."""
-    generator = torch.Generator().manual_seed(seed)
-    bands = torch.randn(3, 2, width + 1, n, generator=generator, dtype=torch.float64)
-    others = dense_matrix(bands * (torch.arange(width + 1) > 0).unsqueeze(-1), cyclic=cyclic).abs().sum(-1)
-    bands[..., 0, :] = others + 0.1 * bands[..., 0, :].abs()
-    return bands, torch.randn(3, 2, n, generator=generator, dtype=torch.float64)
-
-
-@each_end
-@pytest.mark.parametrize("width", [0, 1, 2, 3])
-@pytest.mark.parametrize("extra", [1, 2, 40])
-def test_banded_solve_is_the_dense_one(width: int, extra: int, cyclic: bool) -> None:
-    bands, force = matrices(width, 2 * width + extra, cyclic=cyclic)
-    matrix = dense_matrix(bands, cyclic=cyclic)
-    assert torch.linalg.eigvalsh(matrix).min() > 0
-    torch.testing.assert_close(
-        solve_banded(bands, force, cyclic=cyclic), torch.linalg.solve(matrix, force), rtol=1e-12, atol=1e-12
-    )
-    # Not positive and regularised.
-    bands[..., 0, ::2] *= -1
-    matrix = dense_matrix(bands, cyclic=cyclic)
-    found = solve_banded(bands, force, cyclic=cyclic, regulariser=0.1)
-    torch.testing.assert_close(found, solve_mass(matrix, force, regulariser=0.1), rtol=1e-11, atol=1e-11)
-
-
-@each_end
-@pytest.mark.parametrize("regulariser", [0.0, 0.2])
-def test_banded_solve_is_differentiable_twice(regulariser: float, cyclic: bool) -> None:
-    bands, force = (x[0].requires_grad_() for x in matrices(2, 6, cyclic=cyclic))
-
-    def solve(a: Tensor, b: Tensor) -> Tensor:
-        return solve_banded(a, b, cyclic=cyclic, regulariser=regulariser)
-
-    assert torch.autograd.gradcheck(solve, (bands, force))
-    assert torch.autograd.gradgradcheck(solve, (bands[:1, :, :], force[:1]))
-
-
-def test_entries_beyond_the_end_are_not_looked_at() -> None:
-    bands, force = matrices(2, 7, cyclic=False)
-    spoilt = bands.clone()
-    spoilt[..., 1, -1:] = spoilt[..., 2, -2:] = 1e6
-    for regulariser in (0.0, 0.1):
-        one, other = (solve_banded(x, force, regulariser=regulariser) for x in (bands, spoilt))
-        torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
-
-
-@each_end
-def test_singular_matrices_are_refused(cyclic: bool) -> None:
-    bands, force = matrices(2, 8, cyclic=cyclic)
-    # The unit matrix, but for rows 3 and 4 that are alike.
-    bands[0, 1] = torch.tensor([[1.0], [0.0], [0.0]])
-    bands[0, 1, 1, 3] = 1.0
-    with pytest.raises(hf.SolveError, match=r"of 1 of 6 states is singular, or it is not positive.*regulariser"):
-        solve_banded(bands, force, cyclic=cyclic)
-    assert solve_banded(bands, force, cyclic=cyclic, regulariser=1e-3).isfinite().all()
-    bands[0, 1] = torch.nan
-    found = solve_banded(bands, force, cyclic=cyclic)
-    assert found[0, 1].isnan().all() and found[1:].isfinite().all() and found[0, 0].isfinite().all()
-
-
-@each_end
-def test_single_precision_stays_single(cyclic: bool) -> None:
-    bands, force = matrices(2, 8, cyclic=cyclic)
-    for regulariser in (0.0, 0.1):
-        found = solve_banded(bands.float(), force.float(), cyclic=cyclic, regulariser=regulariser)
-        assert found.dtype == torch.float32
-        exact = solve_banded(bands, force, cyclic=cyclic, regulariser=regulariser)
-        torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=1e-4)
 
 
 class Waves(nn.Module):
@@ -143,11 +71,57 @@ def test_acceleration_is_that_of_the_dense_terms(boundary: str, float64: torch.d
 def test_no_dense_matrix_on_the_way(boundary: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lagrangian = network(boundary).float()
     model = hf.LNN(300, lagrangian=lagrangian)
-    for module in (banded, field):
-        monkeypatch.setattr(module, "dense_matrix", None)
-    q, v = torch.randn(2, 300)
+    for module, name in (
+        (banded, "dense_matrix"), (field, "dense_matrix"), (banded, "_written_out"), (roots, "_inverse_jacobian")
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, None)
+    q, v = 0.3 * torch.randn(2, 300)
     assert model.acceleration(q, v).isfinite().all()
     assert model.velocity(q, model.momentum(q, v)).isfinite().all()
+    assert model.rollout(q, v, n_steps=2, dt=0.05).isfinite().all()
+
+
+class Dragged(hf.Lagrangian):
+    """A density whose field is carried by a wind, so that the Jacobian of a step is not symmetric."""
+
+    def forward(self, q: Tensor, v: Tensor, t: Any = 0.0) -> Tensor:
+        slope = 0.5 * (q[..., 1] + q[..., 2])
+        return 0.5 * (v[..., 0] + 0.7 * slope) ** 2 + 0.05 * v[..., 1] * v[..., 2] * q[..., 0].cos() - slope**2
+
+
+@each_boundary
+@pytest.mark.parametrize("rule", ["midpoint", "trapezoidal"])
+@pytest.mark.parametrize("points", [7, 40])
+def test_a_step_is_that_of_the_dense_jacobian(
+    points: int, rule: str, boundary: str, float64: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its derivatives, first and second, too."""
+    lagrangian = hf.FieldLagrangian(0.8, boundary, density=Dragged())
+    step = hf.VariationalStep(lagrangian, rule)
+    q, v = 0.5 * torch.randn(2, 3, points, generator=torch.Generator().manual_seed(0))
+
+    def moved(x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        state = step.iterate(x, lagrangian.momentum(x, v), 0.0, 0.2, 2)
+        (slope,) = torch.autograd.grad(torch.cat(state).square().sum(), x, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), x)
+        return *state, slope, bend
+
+    found = moved(q.requires_grad_(), v)
+    monkeypatch.setattr(hf.FieldLagrangian, "linearise", lambda *_: None)
+    for one, other in zip(found, moved(q, v), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@each_boundary
+def test_friction_between_all_points(boundary: str, float64: torch.dtype) -> None:
+    friction = hf.RayleighFriction(9, learn=True)
+    with torch.no_grad():
+        friction.lower.fill_(0.1)
+    step = hf.VariationalStep(hf.FieldLagrangian(0.8, boundary, density=Dragged()), force=friction)
+    q, p = torch.ones(2, 9)
+    q1, p1 = step(q, p, 0.0, 0.1)
+    for found, expected in zip(step.inverse(q1, p1, 0.0, 0.1), (q, p), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_one_density_serves_every_number_of_points(float64: torch.dtype) -> None:
@@ -278,11 +252,6 @@ REFUSALS: dict[str, tuple[Any, str]] = {
     ),
     "velocities": (lambda: hf.NetworkLagrangian(2, velocities=(2,)), r"velocities = \(2,\), expected some.* \(0, 1\)"),
     "kinetic": (lambda: hf.NetworkLagrangian(3, velocities=(0, 2), kinetic=(1,)), r"kinetic = \(1,\).* \(0, 2\)"),
-    "shapes": (lambda: solve_banded(torch.ones(3, 5), torch.ones(4)), r"bands has shape \(3, 5\) and force \(4,\)"),
-    "columns": (
-        lambda: solve_banded(torch.ones(3, 4), torch.ones(4), cyclic=True),
-        "bands has 4 columns, expected at least 5 where cyclic",
-    ),
 }
 
 

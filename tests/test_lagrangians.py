@@ -267,6 +267,35 @@ def test_a_network_mass_starts_near_its_unit_and_stays_positive() -> None:
     torch.testing.assert_close(mass(turned), mass(q), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_arguments_keep_their_digits(dtype: torch.dtype) -> None:
+    """Double precision through single, and both with states of the other."""
+    third = torch.tensor([1 / 3], dtype=F64)
+    rod = hf.RigidLinks([(-1, 0)], third, points=1, space=1)
+    mass, friction = ConstantMass(1, third), hf.RayleighFriction(1, third)
+    q, v = torch.full((1,), 1 / 3, dtype=dtype), torch.ones(1, dtype=dtype)
+    for exact, found in (
+        (0.0, rod(q)), (1.0, rod.along(q, v)), (1.0, rod.pullback(q, v)), (3.0, rod.bend(q, v)),
+        (1 / 3, mass(q)), (1 / 3, mass.inertia(q, v).momentum), (-1 / 3, friction(q, v)),
+    ):  # fmt: skip
+        assert found.dtype == dtype
+        assert abs(float(found) - exact) < (1e-15 if dtype == F64 else 1e-6)
+    assert rod.double().lengths.item() == 1 / 3
+    again = hf.RigidLinks(**rod.arguments()).double()
+    again.load_state_dict(rod.state_dict())
+    assert again.lengths.item() == 1 / 3
+    assert hf.RigidLinks([(-1, 0)], 1.0, points=1, space=1).lengths.dtype == torch.float32
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 8, 16])
+def test_networks_start_with_a_positive_mass(depth: int) -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        terms = hf.NetworkLagrangian(2, (64,) * depth).terms(*torch.randn(2, 200, 2))
+        assert torch.linalg.eigvalsh(terms.mass).min() > 0.3
+        assert terms.force.abs().max() < 1.5
+
+
 # Friction.
 
 

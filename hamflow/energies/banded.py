@@ -1,26 +1,35 @@
-"""Symmetric matrices with few diagonals, their ends joined or not, solved in time linear in their size."""
+"""Matrices with few diagonals, their ends joined or not, solved in time linear in their size."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from hamflow.energies.inertia import DIGITS
-from hamflow.errors import InputError, SolveError
+from hamflow.energies.inertia import DIGITS, refuse_singular
+from hamflow.errors import InputError
+
+#: Rows of a block of the elimination; smaller matrices are one block.
+_BLOCK = 16
+
+#: What solves with (N, n, sides), and the smallest pivot of each matrix, (N,).
+_Elimination = tuple[Callable[[Tensor], Tensor], Tensor]
 
 
 def solve_banded(bands: Tensor, force: Tensor, *, cyclic: bool = False, regulariser: float = 0.0) -> Tensor:
     r"""The solution a of M a = f for symmetric banded matrices, one a row of the batch, differentiable in both.
 
-    The elimination :math:`M = L D L^\top` goes from the first row to the last without pivoting, which is stable for
-    positive definite M and costs :math:`O(n w^2)`. In cyclic matrices the last w unknowns are eliminated after all
-    others, by the w x w Schur complement, which is positive wherever M is. Where M is not positive, digits are lost as
-    a pivot gets small beside the entries of M, and with the last digit the solve refuses. With a ``regulariser``
-    :math:`\lambda` the solution is that of :func:`hamflow.energies.solve_mass`,
+    The elimination goes through blocks of 16 rows, with pivots chosen within each, and costs :math:`O(n)`; in cyclic
+    matrices the last w unknowns are eliminated after all others, by their Schur complement. For positive definite M
+    that is stable. For other M it may lose digits, so the solution is put back into the equations: a row of the batch
+    that is not solved to rounding is solved again by dense elimination with pivots from the whole matrix,
+    :math:`O(n^3)`. With a ``regulariser`` :math:`\lambda` the solution is that of
+    :func:`hamflow.energies.solve_mass`,
 
     .. math:: \bigl(M^2 + \lambda^2 s^2\bigr)\, a = M f, \qquad s = \lVert M \rVert_F / \sqrt n,
 
-    found as the real part of :math:`(M + i \lambda s)^{-1} f`, in which no pivot is smaller than :math:`\lambda s`.
+    found as the real part of :math:`(M + i \lambda s)^{-1} f`.
 
     Args:
         bands: row k holds the entries k beside the diagonal, :math:`M_{i, i+k}`, (*batch, w + 1, n); what lies beyond
@@ -34,7 +43,7 @@ def solve_banded(bands: Tensor, force: Tensor, *, cyclic: bool = False, regulari
 
     Raises:
         InputError: the shapes do not fit, or a cyclic matrix has fewer than 2 w + 1 rows.
-        SolveError: a pivot vanishes to the precision of the dtype; the error says of how many matrices.
+        SolveError: a matrix is singular to the precision of its dtype; the error says how many and their condition.
 
     Example:
         >>> import torch
@@ -51,24 +60,92 @@ def solve_banded(bands: Tensor, force: Tensor, *, cyclic: bool = False, regulari
     width, n = bands.shape[-2] - 1, bands.shape[-1]
     if cyclic and n < 2 * width + 1:
         raise InputError(f"bands has {n} columns, expected at least {2 * width + 1} where cyclic")
-    if regulariser:
-        bands, force = _shifted(bands if cyclic else without_ends(bands), force, regulariser)
-    # entries[k][i] and sides[i], each the batch in one piece of memory.
-    entries = [list(band.unbind(0)) for band in bands.movedim((-2, -1), (0, 1)).contiguous().unbind(0)]
-    sides = list(force.movedim(-1, 0).contiguous().unbind(0))
-    pivots: list[Tensor] = []
-    solution = torch.stack(
-        _solve_cyclic(entries, sides, pivots) if cyclic and width else _eliminate(entries, sides, pivots), dim=-1
-    )
-    _check_pivots(torch.stack(pivots, -1).detach(), bands.detach())
-    return solution.real if regulariser else solution
+    full = both_sides(bands if cyclic else without_ends(bands))
+    if not regulariser:
+        return banded_solver(full, cyclic=cyclic)(force)
+    size = (full.square().sum((-2, -1)) / n).sqrt()
+    shift = torch.zeros_like(full).index_fill(-2, torch.tensor([width], device=full.device), 1.0)
+    shifted = torch.complex(full, regulariser * size[..., None, None] * shift)
+    return banded_solver(shifted, cyclic=cyclic)(force.to(shifted)).real
+
+
+def banded_solver(bands: Tensor, *, cyclic: bool, what: str = "mass matrix") -> Callable[[Tensor], Tensor]:
+    """What solves with banded matrices, symmetric or not, factored once.
+
+    Args:
+        bands: row w + k holds the entries (i, i + k), k from -w to w, (*batch, 2 w + 1, n); beyond the end they count
+            on from the beginning, and are zero unless ``cyclic``.
+        cyclic: whether the last unknowns are neighbours of the first.
+        what: what the matrices are, for the error.
+
+    Returns:
+        (*batch, n) -> (*batch, n); it raises :class:`SolveError` where a matrix is singular.
+    """
+    batch, (rows, n) = bands.shape[:-2], bands.shape[-2:]
+    flat = bands.reshape(-1, rows, n)
+    eliminate, pivots = _border(flat) if cyclic and rows > 1 else _eliminate(flat, torch.arange(n, device=flat.device))
+    limit = DIGITS * torch.finfo(bands.dtype).eps
+    finite = flat.detach().isfinite().all(-1).all(-1)
+    # After a pivot that leaves no digit nothing is a number, or looks like one.
+    doubtful = ~(pivots > limit * flat.detach().abs().amax((-2, -1)))
+
+    def solve(force: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(batch, force.shape[:-1])
+        if shape != batch:
+            return banded_solver(bands.expand(*shape, rows, n), cyclic=cyclic, what=what)(force)
+        sides = force.expand(*shape, n).reshape(-1, n)
+        found = eliminate(sides.unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad():
+            off = (multiply(flat, found) - sides).abs().amax(-1)
+            size = multiply(flat.abs(), found.abs()).amax(-1) + sides.abs().amax(-1)
+            lost = finite & sides.isfinite().all(-1) & (doubtful | ~(off <= limit * size))
+        if bool(lost.any()):
+            found = found.new_zeros(found.shape)
+            pivoted = _dense(flat, lost, cyclic=cyclic, what=what)
+            found = found.index_put((lost.nonzero().squeeze(-1),), pivoted(sides[lost]))
+            if not bool(lost.all()):
+                # Anew, so that no derivative comes by what is not a number.
+                others = banded_solver(flat[~lost], cyclic=cyclic, what=what)
+                found = found.index_put(((~lost).nonzero().squeeze(-1),), others(sides[~lost]))
+        return found.reshape(*shape, n)
+
+    return solve
+
+
+def banded_jacobian(equations: Callable[[Tensor], Tensor], x: Tensor, *, width: int, cyclic: bool) -> Tensor:
+    r"""The Jacobians of equations that couple each unknown to w on each side, as :func:`banded_solver` takes them.
+
+    Rows whose entries do not overlap share a product, so :math:`2 w + 1` vector-Jacobian products do, and up to 2 w
+    more at the seam of a ring, however large n is; (*batch, n) -> (*batch, 2 w + 1, n).
+    """
+    n, count = x.shape[-1], 2 * width + 1
+    places = torch.arange(n, device=x.device)
+    # What is left of a ring after whole rounds of the colours has one of its own each.
+    whole = n - n % count if cyclic else n
+    colour = torch.where(places < whole, places % count, count + places - whole)
+    pullback = torch.func.vjp(equations, x)[1]
+    masks = (colour == torch.arange(int(colour.max()) + 1, device=x.device).unsqueeze(-1)).to(x)
+    products = torch.func.vmap(lambda e: pullback(e.expand_as(x))[0], out_dims=-2)(masks)
+    columns = places + torch.arange(-width, width + 1, device=x.device).unsqueeze(-1)
+    found: Tensor = products[..., colour.expand_as(columns), columns % n]
+    return found if cyclic else found * ((columns >= 0) & (columns < n))
+
+
+def multiply(bands: Tensor, x: Tensor) -> Tensor:
+    """The products with banded matrices, (*batch, 2 w + 1, n) and (*batch, n) -> (*batch, n)."""
+    width = bands.shape[-2] // 2
+    return sum((bands[..., width + k, :] * x.roll(-k, -1) for k in range(-width, width + 1)), torch.zeros_like(x))
+
+
+def both_sides(bands: Tensor) -> Tensor:
+    """The bands on both sides of the diagonal of symmetric matrices, (*batch, w + 1, n) -> (*batch, 2 w + 1, n)."""
+    below = [bands[..., k, :].roll(k, -1) for k in range(bands.shape[-2] - 1, 0, -1)]
+    return torch.cat((torch.stack(below, dim=-2), bands), dim=-2) if below else bands
 
 
 def dense_matrix(bands: Tensor, *, cyclic: bool = False) -> Tensor:
     """The symmetric matrix of these bands, (*batch, w + 1, n) -> (*batch, n, n)."""
-    diagonal, *beside = (bands if cyclic else without_ends(bands)).unbind(-2)
-    upper = [torch.diag_embed(band).roll(k, -1) for k, band in enumerate(beside, start=1)]
-    return sum((half + half.mT for half in upper), torch.diag_embed(diagonal))
+    return _written_out(both_sides(bands if cyclic else without_ends(bands)), cyclic=cyclic)
 
 
 def without_ends(bands: Tensor) -> Tensor:
@@ -77,75 +154,84 @@ def without_ends(bands: Tensor) -> Tensor:
     return bands * (rows.unsqueeze(-1) + columns < bands.shape[-1])
 
 
-def _shifted(bands: Tensor, force: Tensor, regulariser: float) -> tuple[Tensor, Tensor]:
-    squares = bands.square().sum(-1)
-    size = ((squares[..., 0] + 2 * squares[..., 1:].sum(-1)) / bands.shape[-1]).sqrt()
-    diagonal = torch.complex(bands[..., :1, :], (regulariser * size)[..., None, None].expand_as(bands[..., :1, :]))
-    return torch.cat((diagonal, bands[..., 1:, :].to(diagonal)), dim=-2), force.to(diagonal)
+def _written_out(bands: Tensor, *, cyclic: bool) -> Tensor:
+    every = torch.arange(bands.shape[-1], device=bands.device)
+    return _entries(bands, every, every, cyclic=cyclic)
 
 
-def _eliminate(entries: list[list[Tensor]], sides: list[Tensor], pivots: list[Tensor]) -> list[Tensor]:
-    # Rows i of M (*batch), and sides (*columns, *batch); appends the pivots.
-    width, n = len(entries) - 1, len(sides)
-    upper: list[list[Tensor]] = []
-    lower: list[list[Tensor]] = []
-    sides = list(sides)
-    for i in range(n):
-        row = [band[i] for band in entries]
-        for j in range(1, min(width, i) + 1):
-            factor = lower[i - j][j]
-            for k in range(width - j + 1):
-                row[k] = torch.addcmul(row[k], factor, upper[i - j][j + k], value=-1)
-            sides[i] = sides[i] - factor * sides[i - j]
-        upper.append(row)
-        lower.append([entry / row[0] for entry in row])
-        pivots.append(row[0])
-    for i in range(n - 1, -1, -1):
-        sides[i] = sides[i] / upper[i][0]
-        for k in range(1, min(width, n - 1 - i) + 1):
-            sides[i] = sides[i] - lower[i][k] * sides[i + k]
-    return sides
+def _entries(bands: Tensor, rows: Tensor, columns: Tensor, *, cyclic: bool = False) -> Tensor:
+    # The dense part of these rows and columns, (*batch, rows, columns).
+    count, n = bands.shape[-2:]
+    beside = columns - rows.unsqueeze(-1)
+    if cyclic:
+        beside = (beside + n // 2) % n - n // 2
+    index = beside + count // 2
+    inside = (index >= 0) & (index < count)
+    return bands[..., index.clamp(0, count - 1), rows.unsqueeze(-1)] * inside
 
 
-def _solve_cyclic(entries: list[list[Tensor]], sides: list[Tensor], pivots: list[Tensor]) -> list[Tensor]:
-    # M = [[A, B], [B', C]] with the last w unknowns in C: A is banded, and B is empty but near its first and last rows.
-    width = len(entries) - 1
-    m = len(sides) - width
-    zero = torch.zeros_like(entries[0][0])
-    border = [[zero] * width for _ in range(m)]
-    corner = [[zero] * width for _ in range(width)]
-    for k in range(1, width + 1):
-        for j in range(width):
-            if m + j - k < m:
-                border[m + j - k][j] = entries[k][m + j - k]
-            if j + k >= width:
-                border[j + k - width][j] = entries[k][m + j]
-    for k in range(width):
-        for j in range(width - k):
-            corner[k][j] = entries[k][m + j]
-    columns = [torch.stack(torch.broadcast_tensors(sides[i], *border[i])) for i in range(m)]
-    inner = _eliminate([band[:m] for band in entries], columns, pivots)
-    touched = sorted({*range(width), *range(m - width, m)})
-    ends = list(sides[m:])
-    for i in touched:
-        for j in range(width):
-            ends[j] = ends[j] - border[i][j] * inner[i][0]
-            for k in range(width - j):
-                corner[k][j] = corner[k][j] - border[i][j] * inner[i][1 + j + k]
-    last = _eliminate(corner, ends, pivots)
-    known = torch.stack(last)
-    return [x[0] - (x[1:] * known).sum(0) for x in inner] + last
+def _eliminate(bands: Tensor, places: Tensor) -> _Elimination:
+    # Solves with the part of the matrices on these neighbouring places, ends not joined: block by block, where only the
+    # w places next to a block are coupled to it.
+    width = bands.shape[-2] // 2
+    size = max(_BLOCK, 2 * width)
+    blocks = places.tensor_split(max(1, len(places) // size))
+    factors: list[tuple[Tensor, Tensor]] = []
+    above: list[Tensor] = []
+    below: list[Tensor] = []
+    for i, block in enumerate(blocks):
+        matrix = _entries(bands, block, block)
+        if i:
+            before, near = blocks[i - 1][-width:], block[:width]
+            below.append(_entries(bands, near, before))
+            change = below[-1] @ above[-1][:, -width:]
+            rest = len(block) - width
+            matrix = matrix - torch.nn.functional.pad(change, (0, rest, 0, rest))
+        factor, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+        factors.append((factor, pivots))
+        if i + 1 < len(blocks):
+            beyond = _entries(bands, block, blocks[i + 1][:width])
+            above.append(torch.linalg.lu_solve(factor, pivots, beyond))
+
+    def solve(sides: Tensor) -> Tensor:
+        parts = list(sides.split([len(block) for block in blocks], dim=-2))
+        for i, factor in enumerate(factors):
+            if i and width:
+                change = below[i - 1] @ parts[i - 1][:, -width:]
+                parts[i] = parts[i] - torch.nn.functional.pad(change, (0, 0, 0, len(blocks[i]) - width))
+            parts[i] = torch.linalg.lu_solve(*factor, parts[i])
+        for i in range(len(parts) - 2, -1, -1):
+            parts[i] = parts[i] - above[i] @ parts[i + 1][:, :width]
+        return torch.cat(parts, dim=-2)
+
+    return solve, torch.stack([_smallest(factor) for factor, _ in factors]).amin(0)
 
 
-def _check_pivots(pivots: Tensor, bands: Tensor) -> None:
-    # What comes after a pivot of zero is no number; nor is the size of a matrix that held none before.
-    pivots = torch.where(pivots.isnan(), torch.inf, pivots.abs())
-    smallest = pivots.amin(-1) / bands.abs().amax((-2, -1)).clamp(min=torch.finfo(bands.dtype).tiny)
-    limit = DIGITS * torch.finfo(bands.dtype).eps
-    bad = smallest < limit
-    if bool(bad.any()):
-        raise SolveError(
-            f"the banded mass matrix of {int(bad.sum())} of {bad.numel()} states is singular, or it is not positive: a "
-            f"pivot is {float(smallest[bad].min()):.1e} of its largest entry, expected more than {limit:.0e}; a "
-            "regulariser, as in LNN(regulariser=1e-3), keeps accelerations finite"
-        )
+def _border(bands: Tensor) -> _Elimination:
+    # [[A, B], [C, D]] with the last w unknowns in D: A has ends that are not joined.
+    width, n = bands.shape[-2] // 2, bands.shape[-1]
+    every = torch.arange(n, device=bands.device)
+    inner, last = every[:-width], every[-width:]
+    right, left = _entries(bands, inner, last, cyclic=True), _entries(bands, last, inner, cyclic=True)
+    eliminate, smallest = _eliminate(bands, inner)
+    moved = eliminate(right)
+    factor, pivots, _ = torch.linalg.lu_factor_ex(_entries(bands, last, last, cyclic=True) - left @ moved)
+
+    def solve(sides: Tensor) -> Tensor:
+        known = eliminate(sides[:, :-width])
+        ends = torch.linalg.lu_solve(factor, pivots, sides[:, -width:] - left @ known)
+        return torch.cat((known - moved @ ends, ends), dim=-2)
+
+    return solve, torch.minimum(smallest, _smallest(factor))
+
+
+def _smallest(factor: Tensor) -> Tensor:
+    # The smallest pivot of each matrix, (N, d, d) -> (N,).
+    return factor.detach().diagonal(dim1=-2, dim2=-1).abs().amin(-1)
+
+
+def _dense(bands: Tensor, chosen: Tensor, *, cyclic: bool, what: str) -> Callable[[Tensor], Tensor]:
+    matrix = _written_out(bands[chosen], cyclic=cyclic)
+    sizes = torch.linalg.svdvals(matrix.detach())
+    refuse_singular(sizes.amax(-1) / sizes.amin(-1), len(bands), matrix.dtype, what)
+    return lambda sides: torch.linalg.solve(matrix, sides.unsqueeze(-1)).squeeze(-1)

@@ -80,7 +80,7 @@ class RigidLinks(Constraint):
 
     Args:
         links: pairs (i, j) of points; -1 stands for the fixed origin.
-        lengths: :math:`\ell`, one number or one a link, [length].
+        lengths: :math:`\ell`, one number or one a link, or a tensor, whose dtype is kept, [length].
         points: the number of points that move.
         space: the dimension of the space; q is (*batch, points * space), point by point.
 
@@ -110,31 +110,33 @@ class RigidLinks(Constraint):
         )
         if not pairs or not good:
             raise InputError(f"links = {links!r}, expected pairs of different points from -1 to {points - 1}")
-        sizes: Any = torch.as_tensor(lengths, dtype=torch.float64)
+        precise = isinstance(lengths, Tensor) and lengths.is_floating_point()
+        sizes: Any = torch.as_tensor(lengths, dtype=None if precise else torch.get_default_dtype())
         if sizes.shape not in ((), (len(pairs),)) or not (sizes > 0).all():
             raise InputError(f"lengths = {lengths!r}, expected a positive number or {len(pairs)} of them")
         self.points, self.space = int(points), int(space)
-        self.register_buffer("lengths", sizes.expand(len(pairs)).to(torch.get_default_dtype()).clone())
+        self.register_buffer("lengths", sizes.detach().expand(len(pairs)).clone())
         self.register_buffer("ends", torch.tensor(pairs).T.contiguous() % (points + 1), persistent=False)
 
     def forward(self, q: Tensor) -> Tensor:
         """g(q), (*batch, points * space) -> (*batch, links)."""
-        return 0.5 * (self._rods(q).square().sum(-1) / self.lengths - self.lengths)
+        lengths = self.lengths.to(q)
+        return 0.5 * (self._rods(q).square().sum(-1) / lengths - lengths)
 
     def along(self, q: Tensor, v: Tensor) -> Tensor:
         """G(q) v, (*batch, links)."""
-        return (self._rods(q) * self._rods(v)).sum(-1) / self.lengths
+        return (self._rods(q) * self._rods(v)).sum(-1) / self.lengths.to(q)
 
     def pullback(self, q: Tensor, multipliers: Tensor) -> Tensor:
         """The force G(q)' lambda, (*batch, points * space)."""
-        pulls = (multipliers / self.lengths).unsqueeze(-1) * self._rods(q)
+        pulls = (multipliers / self.lengths.to(q)).unsqueeze(-1) * self._rods(q)
         zero = pulls.new_zeros(*pulls.shape[:-2], self.points + 1, self.space)
         forces = zero.index_add(-2, self.ends[0], pulls).index_add(-2, self.ends[1], pulls, alpha=-1)
         return forces[..., :-1, :].flatten(-2)
 
     def bend(self, q: Tensor, v: Tensor) -> Tensor:
         """How G v changes along v, (*batch, links)."""
-        return self._rods(v).square().sum(-1) / self.lengths
+        return self._rods(v).square().sum(-1) / self.lengths.to(q)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that make these links anew, as JSON can hold them."""

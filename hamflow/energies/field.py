@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hamflow.energies.banded import dense_matrix, solve_banded, without_ends
+from hamflow.energies.banded import banded_jacobian, banded_solver, dense_matrix, solve_banded, without_ends
 from hamflow.energies.hamiltonian import Time
 from hamflow.energies.lagrangian import Lagrangian, Terms
 from hamflow.energies.network_lagrangian import NetworkLagrangian
@@ -31,8 +31,10 @@ class FieldLagrangian(Lagrangian):
     The density sees a point and its two neighbours as the value and the slopes to the left and to the right, which keep
     their size when the grid gets finer, and L tends to an integral. Positions and velocities are (*batch, points), with
     any number of points; the density and its parameters do not depend on it. The mass matrix has five diagonals (and
-    corners where the field is periodic), and accelerations and velocities are found by
-    :func:`hamflow.energies.solve_banded` without a matrix (points, points).
+    corners where the field is periodic), and so has the Jacobian of a :class:`VariationalStep`. Accelerations,
+    velocities and steps are found from these diagonals, by :func:`hamflow.energies.solve_banded` and its kind, in time
+    linear in the points. Only :meth:`terms` and ``mass_matrix`` write matrices (points, points) out; and steps with
+    friction or constraints invert one.
 
     A density learned on 10 points can be used on 100 in two ways. With the same spacing, on a line ten times as long,
     the law of motion is the same to the last digit; the fields to learn from should hold all waves that the grid can
@@ -151,7 +153,7 @@ class FieldLagrangian(Lagrangian):
         """The acceleration, in time linear in the points; see :meth:`hamflow.Lagrangian.acceleration`.
 
         Raises:
-            SolveError: a mass matrix is singular, or indefinite and met without the digits to go on.
+            SolveError: a mass matrix is singular.
         """
         each = self._density_terms(q, v, t)
         force = self._gathered(each.force - each.transport)
@@ -171,6 +173,13 @@ class FieldLagrangian(Lagrangian):
             what="the velocity of a momentum of FieldLagrangian",
             linearise=lambda v: partial(self._solve, self.mass_bands(q, v, t)),
         ).value
+
+    def linearise(self, equations: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+        """How equations that couple velocities as the gradient of L does are solved: by their five diagonals."""
+        cyclic = self.boundary == "periodic"
+        return lambda x: banded_solver(
+            banded_jacobian(equations, x, width=_WIDTH, cyclic=cyclic), cyclic=cyclic, what="Jacobian of a step"
+        )
 
     def extra_repr(self) -> str:
         """The grid, for ``repr``."""

@@ -25,7 +25,8 @@ class RayleighFriction(Force):
 
     Args:
         dim: d, the number of coordinates.
-        rates: the diagonal of C at the start, a positive number or tensor of shape (d,), [force / velocity].
+        rates: the diagonal of C at the start, a positive number or a tensor of shape (d,), whose dtype is kept,
+            [force / velocity].
         learn: whether C is a parameter, off the diagonal too: the friction of a joint between two arms acts on the
             difference of their angles.
 
@@ -46,12 +47,13 @@ class RayleighFriction(Force):
     def __init__(self, dim: int, rates: float | Tensor = 0.1, *, learn: bool = False) -> None:
         super().__init__()
         check_positive("dim", dim, integer=True)
-        start = torch.as_tensor(rates, dtype=torch.get_default_dtype())
+        precise = isinstance(rates, Tensor) and rates.is_floating_point()
+        start = torch.as_tensor(rates, dtype=None if precise else torch.get_default_dtype())
         if start.shape not in ((), (dim,)) or not ((start > 0) & start.isfinite()).all():
             raise InputError(f"rates = {rates!r}, expected a positive number or a positive tensor of shape ({dim},)")
         self.dim = dim
         self.log_diagonal = nn.Parameter(0.5 * start.log().expand(dim).clone(), requires_grad=learn)
-        self.lower = nn.Parameter(torch.zeros(dim, dim), requires_grad=learn)
+        self.lower = nn.Parameter(torch.zeros(dim, dim, dtype=start.dtype), requires_grad=learn)
 
     def matrix(self) -> Tensor:
         """C, (d, d)."""
@@ -60,4 +62,4 @@ class RayleighFriction(Force):
 
     def forward(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
         """The force, (*batch, d)."""
-        return -v @ self.matrix()
+        return -v @ self.matrix().to(v)

@@ -22,6 +22,9 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0, what: s
     which replaces every inverse eigenvalue 1 / m by :math:`m / (m^2 + \lambda^2 s^2)`: where M is singular the
     acceleration stays finite, and elsewhere it is off by the share :math:`\lambda^2 s^2 / m^2`.
 
+    Where Cholesky factors are found only their diagonal is looked at, which bounds the condition number from below:
+    what is refused is singular, but what is not may have lost most of its digits; :func:`condition_numbers` tells.
+
     Args:
         mass: M, (*batch, d, d).
         force: f, (*batch, d).
@@ -44,7 +47,8 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0, what: s
         return _regularised(mass, force, regulariser, what)
     factor, info = torch.linalg.cholesky_ex(mass)
     if not bool(info.any()):
-        # The diagonal of the factor bounds the condition number from below, at no cost.
+        # The diagonal of the factor bounds the condition number from below, at no cost. Only from below: what is found
+        # here to be singular is, and one that passes may still have lost its digits.
         diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
         narrow = (diagonal.amin(-1) / diagonal.amax(-1)).square() if diagonal.numel() else diagonal.new_ones(1)
         if not bool((narrow < DIGITS * torch.finfo(mass.dtype).eps).any()):
@@ -58,7 +62,7 @@ def _regularised(mass: Tensor, force: Tensor, regulariser: float, what: str) -> 
     # The real part of 1 / (m + i s) is m / (m^2 + s^2); squares of M would cost half of the digits.
     d = mass.shape[-1]
     shift = regulariser * (mass.square().mean((-2, -1), keepdim=True) * d).sqrt()
-    if d**0.5 / regulariser > _limit(mass) or not bool((shift != 0).all()):
+    if d**0.5 / regulariser > _limit(mass.dtype) or not bool((shift != 0).all()):
         _check_condition(mass.detach(), what, shift.detach()[..., 0])
     shifted = torch.complex(mass, shift * torch.eye(d).to(mass))
     solution: Tensor = torch.linalg.solve_ex(
@@ -80,8 +84,8 @@ def condition_numbers(mass: Tensor) -> Tensor:
     return sizes.amax(-1) / sizes.amin(-1)
 
 
-def _limit(mass: Tensor) -> float:
-    return 1 / (DIGITS * torch.finfo(mass.dtype).eps)
+def _limit(dtype: torch.dtype) -> float:
+    return 1 / (DIGITS * torch.finfo(dtype).eps)
 
 
 def _check_condition(mass: Tensor, what: str, shift: Tensor | None = None) -> None:
@@ -89,12 +93,25 @@ def _check_condition(mass: Tensor, what: str, shift: Tensor | None = None) -> No
     sizes = torch.linalg.eigvalsh(mass[finite]).abs()
     if shift is not None:
         sizes = torch.hypot(sizes, shift[finite])
-    found = sizes.amax(-1) / sizes.amin(-1)
-    bad = ~(found < _limit(mass))
+    refuse_singular(sizes.amax(-1) / sizes.amin(-1), finite.numel(), mass.dtype, what, advise=shift is None)
+
+
+def refuse_singular(conditions: Tensor, count: int, dtype: torch.dtype, what: str, *, advise: bool = True) -> None:
+    """Raise :class:`SolveError` where condition numbers leave no digit of a solution.
+
+    Args:
+        conditions: those of the matrices that were looked at.
+        count: the number of all matrices.
+        dtype: in which they are solved with.
+        what: what they are, for the error.
+        advise: whether a regulariser helps.
+    """
+    limit = _limit(dtype)
+    bad = ~(conditions < limit)
     if bool(bad.any()):
         advice = "; a regulariser, as in LNN(regulariser=1e-3), keeps accelerations finite"
         raise SolveError(
-            f"the {what} of {int(bad.sum())} of {finite.numel()} states is singular: condition number "
-            f"{float(found[bad].max()):.1e}, expected less than {_limit(mass):.0e}"
-            + (advice if what == "mass matrix" and shift is None else "")
+            f"the {what} of {int(bad.sum())} of {count} states is singular: condition number "
+            f"{float(conditions[bad].max()):.1e}, expected less than {limit:.0e}"
+            + (advice if advise and what == "mass matrix" else "")
         )

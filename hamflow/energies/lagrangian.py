@@ -116,6 +116,13 @@ class Lagrangian(nn.Module):
         equations = lambda v: self.momentum(q, v, t) - p  # noqa: E731
         return root(equations, start, what=f"the velocity of a momentum of {type(self).__name__}").value
 
+    def linearise(self, equations: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Callable[[Tensor], Tensor]] | None:
+        """How :func:`hamflow.roots.root` solves equations of velocities that couple them as the gradient of L does.
+
+        None where the Jacobian is best inverted as a dense matrix, which is so unless a subclass knows of zeros in it.
+        """
+        return None
+
     def __add__(self, other: Lagrangian) -> SumLagrangian:
         return SumLagrangian(self, other)
 
@@ -132,9 +139,9 @@ class FunctionLagrangian(Lagrangian):
 
     Example:
         >>> import torch, hamflow as hf
-        >>> spring = hf.FunctionLagrangian(lambda q, v: (v**2 - 0.5 * 3.0 * q**2).sum(-1))
+        >>> spring = hf.FunctionLagrangian(lambda q, v: (0.5 * v**2 - 1.5 * q**2).sum(-1))
         >>> spring.acceleration(torch.tensor([2.0]), torch.tensor([0.0]))
-        tensor([-3.])
+        tensor([-6.])
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:

@@ -54,7 +54,7 @@ class ConstantMass(MassMatrix):
 
     Args:
         dim: d, the number of coordinates.
-        mass: at the start, a number or a tensor of shape (d,), [mass].
+        mass: at the start, a number or a tensor of shape (d,), whose dtype is kept, [mass].
         structure: ``"diagonal"``, ``"full"``, or ``"bodies"``, one mass for each body.
         space: with ``"bodies"`` the dimension of the space that they move in; d is bodies times space.
         learn: whether it is a parameter.
@@ -86,14 +86,15 @@ class ConstantMass(MassMatrix):
         check_choice("structure", structure, ("diagonal", "full", "bodies"))
         if dim % space or (space > 1 and structure != "bodies"):
             raise InputError(f"space = {space} for dim = {dim} and structure = {structure!r}, expected bodies * space")
-        start = torch.as_tensor(mass, dtype=torch.get_default_dtype())
+        precise = isinstance(mass, Tensor) and mass.is_floating_point()
+        start = torch.as_tensor(mass, dtype=None if precise else torch.get_default_dtype())
         count = dim // space
         if start.shape not in ((), (count,)) or not (start > 0).all():
             raise InputError(f"mass = {mass!r}, expected a positive number or a positive tensor of shape ({count},)")
         self.dim, self.space, self.structure = dim, space, structure
         self.log_diagonal = nn.Parameter((0.5 * start.log()).expand(count).clone(), requires_grad=learn)
         if structure == "full":
-            self.lower = nn.Parameter(torch.zeros(dim, dim), requires_grad=learn)
+            self.lower = nn.Parameter(torch.zeros(dim, dim, dtype=start.dtype), requires_grad=learn)
 
     def factor(self) -> Tensor:
         """F, (d, d)."""
@@ -102,12 +103,12 @@ class ConstantMass(MassMatrix):
 
     def forward(self, q: Tensor) -> Tensor:
         """M, (*batch, d) -> (*batch, d, d)."""
-        factor = self.factor()
+        factor = self.factor().to(q)
         return (factor @ factor.mT).expand(*q.shape, q.shape[-1])
 
     def inertia(self, q: Tensor, v: Tensor) -> Inertia:
         """M and M v; the rest is zero."""
-        factor = self.factor()
+        factor = self.factor().to(v)
         still = torch.zeros_like(v)
         return Inertia((factor @ factor.mT).expand(*v.shape, v.shape[-1]), v @ factor @ factor.mT, still, still)
 
@@ -123,7 +124,8 @@ class NetworkMass(MassMatrix):
         dim: d, the number of coordinates.
         widths: the hidden widths of the network.
         periodic: the coordinates that are angles, [rad].
-        epsilon: :math:`\varepsilon`, which bounds the condition number.
+        epsilon: :math:`\varepsilon`, the least that an eigenvalue of :math:`S^{-1} M S^{-1}` can be; nothing bounds the
+            largest, so it keeps M positive and its condition number moderate only where F does.
 
     Attributes:
         loc, scale: :math:`\mu` and s, (d,); zero and one for angles and while fresh.

@@ -33,10 +33,10 @@ class NetworkLagrangian(Lagrangian):
     .. math:: L(q, v) = c \left( \tfrac12 \lvert v / s_v \rvert^2
               + N\bigl(f((q - \mu) / s),\, v / s_v\bigr) \right),
 
-    with softplus activations :math:`\phi`, angles by their cosine and sine. The network starts small, so that the mass
-    matrix starts positive and accelerations near zero; no search for initial scales is needed. Second derivatives are
-    written out: with :math:`z_l` the inputs of layer l, :math:`J_l` their Jacobian, and :math:`\delta_l = \partial N
-    / \partial h_l` the slopes in its outputs,
+    with softplus activations :math:`\phi`, angles by their cosine and sine. The network starts small, the smaller the
+    deeper it is, so that in its units, which :meth:`set_units` sets, the mass matrix starts positive and accelerations
+    near zero; no search for initial scales is needed. Second derivatives are written out: with :math:`z_l` the inputs
+    of layer l, :math:`J_l` their Jacobian, and :math:`\delta_l = \partial N / \partial h_l` the slopes in its outputs,
 
     .. math:: \partial^2 N = \sum_l J_l^\top \operatorname{diag}\bigl(\delta_l\, \phi''(z_l)\bigr)\, J_l ,
 
@@ -97,7 +97,9 @@ class NetworkLagrangian(Lagrangian):
             torch.randn(after, before) * (2 / math.sqrt(before)) for before, after in shapes
         )
         self.biases = nn.ParameterList(torch.randn(after) for _, after in shapes)
-        self.readout = nn.Parameter(torch.randn(widths[-1]) * (0.1 / math.sqrt(widths[-1])))
+        # Second derivatives double from layer to layer, about.
+        start = 0.1 * 0.5 ** max(0, len(widths) - 3)
+        self.readout = nn.Parameter(torch.randn(widths[-1]) * (start / math.sqrt(widths[-1])))
         for name, value in (("loc", torch.zeros(dim)), ("scale", torch.ones(dim)), ("speed", torch.ones(dim))):
             self.register_buffer(name, value)
         self.register_buffer("factor", torch.ones(()))

@@ -92,8 +92,9 @@ class Composition(Step):
     .. math:: \Psi_{\Delta t} = S_{\gamma_s \Delta t} \circ \dots \circ S_{\gamma_1 \Delta t}, \qquad
               \sum_i \gamma_i = 1, \quad \gamma_i = \gamma_{s + 1 - i}.
 
-    Symplectic steps compose to a symplectic step. The inverse takes the inverse steps in the opposite order. For a
-    separable Hamiltonian :class:`Splitting` with the same fractions costs less; this is for the others.
+    Symplectic steps compose to a symplectic step, and the log-determinant is that of the step. The inverse takes the
+    inverse steps in the opposite order. For a separable Hamiltonian :class:`Splitting` with the same fractions costs
+    less; this is for the others.
 
     Args:
         step: a symmetric :class:`Step` of order 2, such as :class:`ImplicitMidpoint` or leapfrog.
@@ -131,9 +132,14 @@ class Composition(Step):
         self._stages = tuple(zip(ends, fractions.values, strict=False))
 
     @property
-    def hamiltonian(self) -> Hamiltonian:
-        """The Hamiltonian of the step that is composed."""
-        return self.step.hamiltonian  # type: ignore[return-value]
+    def hamiltonian(self) -> Hamiltonian | None:
+        """What the step that is composed integrates, where it says so."""
+        return getattr(self.step, "hamiltonian", None)
+
+    @property
+    def damping(self) -> float | Tensor:  # type: ignore[override]
+        """The friction of the step that is composed: the fractions sum to one, so it is that of the whole."""
+        return self.step.damping
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:
         """One step; q and p of shape (*batch, d)."""
@@ -146,3 +152,11 @@ class Composition(Step):
         for begin, fraction in reversed(self._stages):
             q, p = self.step.inverse(q, p, t + begin * dt, fraction * dt)
         return q, p
+
+    def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
+        """That of the step that is composed, (*batch, d) -> (*batch,): constant rates act for the same time in all.
+
+        Raises:
+            InputError: the step has a force, and the change of volume depends on the path.
+        """
+        return self.step.log_det(q, dt, n_steps)

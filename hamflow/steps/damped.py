@@ -93,6 +93,15 @@ class Damped(Step):
             q, p = self.step.inverse(q, p, t + k * dt, dt)
         return q, p * half if n_steps else p
 
+    def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
+        """That of the step within less the friction of this one, (*batch, d) -> (*batch,).
+
+        Raises:
+            InputError: the step within has a force, and the change of volume depends on the path.
+        """
+        rates = (self.damping - self.step.damping).to(q) * dt
+        return self.step.log_det(q, dt, n_steps) - n_steps * rates.expand(q.shape).sum(-1)
+
     def _factors(self, p: Tensor, dt: Time) -> tuple[Tensor, Tensor]:
         if self.log_gamma.ndim and self.log_gamma.shape[0] != p.shape[-1]:
             raise InputError(f"p has shape {tuple(p.shape)}, expected (*batch, {self.log_gamma.shape[0]}) as gamma has")

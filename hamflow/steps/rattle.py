@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hamflow.energies.constraints import Constraint
 from hamflow.energies.forces import Force
-from hamflow.energies.hamiltonian import Time
+from hamflow.energies.hamiltonian import Hamiltonian, Time
 from hamflow.energies.lagrangian import Lagrangian
 from hamflow.errors import InputError
 from hamflow.roots import root
@@ -23,7 +23,8 @@ class Rattle(Step):
 
     It is symplectic on the states that satisfy both, :math:`\Omega(J \xi, J \eta) = \Omega(\xi, \eta)` for tangent
     vectors, and its own adjoint: the inverse is the step with :math:`-\Delta t`. For a constant mass and the
-    trapezoidal rule it is RATTLE.
+    trapezoidal rule it is RATTLE. Other states it moves onto the constraint, and so it forgets where they were: it is
+    no bijection of phase space, and :class:`hamflow.PhaseFlow` refuses it.
 
     Args:
         lagrangian: L, any :class:`hamflow.Lagrangian` with a regular mass matrix, as if there were no constraint.
@@ -51,6 +52,8 @@ class Rattle(Step):
         True
     """
 
+    bijective = False
+
     def __init__(
         self,
         lagrangian: Lagrangian,
@@ -73,6 +76,11 @@ class Rattle(Step):
     def lagrangian(self) -> Lagrangian:
         """The Lagrangian as if there were no constraint."""
         return self.free.lagrangian
+
+    @property
+    def hamiltonian(self) -> Hamiltonian:
+        """The Legendre transform of the Lagrangian; its value is the energy, under the constraint too."""
+        return self.free.hamiltonian
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:
         """One step; q and p of shape (*batch, d), on the constraint and its tangent."""

@@ -20,12 +20,15 @@ class Step(nn.Module):
         damping: the friction :math:`\gamma` of :math:`\dot p = -\partial H / \partial q - \gamma p`, a number or a
             tensor of shape () or (d,); 0 for a symplectic step. With friction :math:`\log|\det J| = -\Delta t \sum_i
             \gamma_i`, and :math:`J^\top \Omega J = e^{-\gamma \Delta t} \Omega` where all coordinates have one.
+        bijective: whether it is a map of all of phase space. A step under constraints is one of the states that satisfy
+            them, and no transform of densities on :math:`\mathbb R^{2d}`.
         tolerance: how far the map may miss its promises: 0 for an explicit step (rounding only), the tolerance of the
             solver for an implicit one.
     """
 
     order: int | None = None
     damping: float | Tensor = 0.0
+    bijective: bool = True
     tolerance: float = 0.0
 
     def forward(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1) -> tuple[Tensor, Tensor]:

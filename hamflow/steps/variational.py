@@ -127,12 +127,18 @@ class VariationalStep(Step):
     def _advance(self, q: Tensor, p: Tensor, begin: Time, end: Time, dt: Time) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             guess = self.lagrangian.velocity(q.detach(), p.detach(), begin)
+
+        def equations(u: Tensor) -> Tensor:
+            return self.momentum(q, u, begin, end, dt) - p
+
         u, self.residual = root(
-            lambda x: self.momentum(q, x, begin, end, dt) - p,
+            equations,
             guess,
             what=type(self).__name__,
             tolerance=self.requested_tolerance,
             max_iterations=self.max_iterations,
+            # Friction may couple what the Lagrangian does not.
+            linearise=self.lagrangian.linearise(equations) if self.force is None else None,
         )
         q1 = q + dt * u
         return q1, self.momentum(q1, u, end, begin, -dt)

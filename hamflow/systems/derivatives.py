@@ -31,15 +31,19 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
         method: ``"spline"``: natural cubic smoothing splines whose smoothness generalised cross-validation chooses,
             for noisy states; without noise ``"interpolation"``, cubic splines of third order, or ``"difference"``,
             differences of second order; or ``"hermite"``, accelerations alone, from polynomials through the positions
-            and velocities of up to six states next to each other, of degree eleven. All take uneven times.
-        smooth: whether q and p (and v, where it was given) are replaced by the splines too.
+            and velocities of up to six states next to each other, of degree eleven. That one is for exact states only,
+            as a simulation has them: noise of :math:`\sigma` on q and v becomes one of about
+            :math:`20\, \sigma / \Delta t^2` on accelerations, where ``"spline"`` smooths it. All take uneven times.
+        smooth: whether q and p (and v, where it was given) are replaced by the splines too; not with ``"hermite"``,
+            which smooths nothing.
 
     Returns:
         The trajectories with v, and :math:`\dot p` where p is there; and :math:`\dot v` where v was given. Smoothed,
         they no longer declare the noise that they had.
 
     Raises:
-        InputError: the method is unknown, or a trajectory is too short for it, or "hermite" finds no velocities.
+        InputError: the method is unknown, or a trajectory is too short for it, or "hermite" finds no velocities or is
+            asked to smooth.
 
     References:
         Woltring (1986), Advances in Engineering Software 8, 104; Kim and Gu (2004), Smoothing spline Gaussian
@@ -55,6 +59,8 @@ def estimate_derivatives(data: Trajectories, *, method: str = "spline", smooth: 
     check_choice("method", method, tuple(_FEWEST))
     if data.n_times < _FEWEST[method]:
         raise InputError(f"data has {data.n_times} times, expected at least {_FEWEST[method]} for method = {method!r}")
+    if method == "hermite" and smooth:
+        raise InputError("smooth = True with method = 'hermite', expected False: it takes states to be exact")
     data = data.unwrapped()
     if method == "hermite":
         q, v = data.q, data.need("v")
