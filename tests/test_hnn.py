@@ -439,18 +439,18 @@ class Driven(hf.Hamiltonian):
 
 def driven(noise: float) -> Trajectories:
     """k = f = 1, by DOP853."""
-    times, generator = np.linspace(0, 6, 61), torch.Generator().manual_seed(0)
+    times, generator = np.linspace(5, 11, 61), torch.Generator().manual_seed(0)
     paths = []
     for start in torch.randn(8, 2, generator=generator, dtype=F64).tolist():
 
         def slope(t: float, z: Any) -> list[float]:
             return [z[1], math.cos(2 * t) - z[0]]
 
-        paths.append(solve_ivp(slope, (0, 6), start, "DOP853", times, rtol=1e-11, atol=1e-11).y.T)
+        paths.append(solve_ivp(slope, (5, 11), start, "DOP853", times, rtol=1e-11, atol=1e-11).y.T)
     z = torch.tensor(np.stack(paths))
     q, p = (z + noise * torch.randn(z.shape, generator=generator, dtype=F64)).chunk(2, -1)
     force = torch.tensor(np.cos(2 * times)).reshape(1, -1, 1) - z[..., :1]
-    return Trajectories(times=times + 5, q=q, p=p, v=z[..., 1:], p_dot=force, metadata={"noise": noise})
+    return Trajectories(times=times, q=q, p=p, v=z[..., 1:], p_dot=force, metadata={"noise": noise})
 
 
 @pytest.mark.parametrize("learn_from", ["derivatives", "states"])
@@ -460,9 +460,9 @@ def test_an_energy_that_depends_on_time(learn_from: str, noise: float, bound: fl
     model = fit(data, Driven(), learn_from=learn_from, polish=40)
     energy: Any = model.hamiltonian
     assert energy.k.item() == pytest.approx(1.0, abs=bound) and energy.f.item() == pytest.approx(1.0, abs=bound)
-    path = model.rollout(data.q[:, 0], data.need("p")[:, 0], n_steps=60, dt=0.1).transpose(0, 1)
+    path = model.rollout(data.q[:, 0], data.need("p")[:, 0], n_steps=60, dt=0.1, t=5.0).transpose(0, 1)
     assert (path - data.states).square().mean().sqrt() < 0.01 + 2.5 * noise
-    last = 6 * torch.ones(8, 1, dtype=F64)
+    last = 11 * torch.ones(8, 1, dtype=F64)
     _, force = model.vector_field(data.q[:, -1], data.need("v")[:, -1], last)
     assert (force - data.need("p_dot")[:, -1]).abs().max() < 5 * bound + 4 * noise
 
@@ -867,3 +867,24 @@ def test_parts_in_different_units_are_refused() -> None:
     parts = [data.replace(metadata={"units": {"q": unit}}) for unit in ("m", "mm")]
     with pytest.raises(hf.InputError, match=r"parts with units \{'q': 'm'\} and \{'q': 'mm'\}"):
         fit(parts)
+
+
+def test_pieces_of_a_driven_motion_keep_their_clock() -> None:
+    data = driven(0.0)
+    for part in (data.windows(21, 20), data.between(25, None)):
+        energy: Any = fit(only(part, "q", "p", "v", "p_dot"), Driven(), learn_from="derivatives", polish=40).hamiltonian
+        assert energy.f.item() == pytest.approx(1.0, abs=1e-3)
+    model = fit(data, Driven(), learn_from="derivatives", polish=40)
+    path = model.rollout(data.q[:, 25], data.need("p")[:, 25], n_steps=20, dt=0.1, t=float(data.times[25]))
+    assert (path.transpose(0, 1) - data.states[:, 25:46]).abs().max() < 0.02
+
+
+def test_a_rollout_takes_as_many_steps_as_the_fit(tmp_path: Path) -> None:
+    data = only(SPRING.simulate(4, 10, dt=0.4), "q", "p")
+    model = fit(data, epochs=2, substeps=4)
+    start = data.q[:, 0], data.need("p")[:, 0]
+    model.save(tmp_path / "run")
+    for one in (model, hf.load(tmp_path / "run")):
+        expected = one.rollout(*start, n_steps=5, dt=0.4, substeps=4)
+        torch.testing.assert_close(one.rollout(*start, n_steps=5, dt=0.4), expected, rtol=0, atol=0)
+        assert not torch.equal(one.rollout(*start, n_steps=5, dt=0.4, substeps=1), expected)

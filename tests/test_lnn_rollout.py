@@ -75,3 +75,13 @@ def test_a_momentum_of_two_velocities_is_named() -> None:
     with pytest.raises(hf.SolveError, match=r"index \(\): \[0.9\] comes back"):
         model.rollout(q[1], v[1], n_steps=2, dt=0.01)
     torch.testing.assert_close(model.rollout(q[::2], v[::2], n_steps=2, dt=0.01)[0, :, 1:], v[::2])
+
+
+def test_a_rollout_carries_gradients() -> None:
+    """Of a spring of stiffness and mass one: the rotation by one radian, to the order of the step."""
+    spring = hf.FunctionLagrangian(lambda q, v: 0.5 * (v**2 - q**2).sum(-1))
+    model = hf.LNN(1, lagrangian=spring).double()
+    v = torch.zeros(1, dtype=torch.float64)
+    slope = torch.func.jacrev(lambda q: model.rollout(q, v, n_steps=10, dt=0.1)[-1])(torch.ones_like(v))
+    assert (slope[:, 0] - torch.tensor([0.5403023, -0.8414710])).abs().max() < 1e-4
+    assert not model.rollout(v, v, n_steps=2, dt=0.1).requires_grad

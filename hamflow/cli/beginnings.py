@@ -117,7 +117,7 @@ class Beginnings:
         n_steps: int | None = None,
         dt: float | None = None,
         scheme: str | None = None,
-        substeps: int = 1,
+        substeps: int | None = None,
         progress: bool = False,
     ) -> Trajectories:
         """The motions as the model carries them on, by default for as long as they went on before.
@@ -132,7 +132,7 @@ class Beginnings:
         check_positive("dt", dt)
         if scheme is not None and not isinstance(model, HNN):
             raise InputError(f"scheme = {scheme!r} is for splittings, and a Lagrangian model takes variational steps")
-        chosen = {} if scheme is None else {"scheme": scheme}
+        chosen: dict[str, Any] = {} if scheme is None else {"scheme": scheme}
         path = model.rollout(self.q, self.x, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress, **chosen)
         q, x = path.movedim(0, 1).chunk(2, dim=-1)
         metadata = {
@@ -140,7 +140,7 @@ class Beginnings:
             "units": dict(self.units),
             "periodic": list(self.periodic),
             "scheme": scheme or model.integrator,
-            "substeps": substeps,
+            "substeps": model.substeps if substeps is None else substeps,
             "dt": dt,
         }
         times = dt * torch.arange(n_steps + 1, dtype=torch.float64, device=q.device)

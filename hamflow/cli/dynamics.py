@@ -68,7 +68,14 @@ def rollout(
         float | None, typer.Option(help="The time between two states; without, theirs.", show_default=False)
     ] = None,
     scheme: Scheme = None,
-    substeps: Annotated[int, typer.Option(min=1, help="Steps of the integrator between two states.")] = 1,
+    substeps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the integrator between two states; without, as many as in the fit.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

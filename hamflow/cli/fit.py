@@ -94,6 +94,9 @@ def fit(
     window: Annotated[
         int | None, _option("window", of=[_HNN], help="hnn, lnn: steps in a window of states.", min=1)
     ] = None,
+    substeps: Annotated[
+        int | None, _option("substeps", of=[_HNN], help="hnn, lnn: steps between two measured states.", min=1)
+    ] = None,
     friction: Annotated[bool, typer.Option("--friction", help="hnn, lnn: learn a friction too.")] = False,
     scheme: Annotated[str | None, _option("scheme", of=[_HNN], help=f"hnn: {', '.join(SCHEMES)}.")] = None,
     epochs: Annotated[int | None, _option("epochs", min=1)] = None,
@@ -114,7 +117,7 @@ def fit(
 ) -> None:
     """Fit a flow to a table, or a Hamiltonian or Lagrangian Neural Network to trajectories; write it to a folder."""
     dynamics = {
-        "widths": widths, "learn_from": learn_from, "window": window,
+        "widths": widths, "learn_from": learn_from, "window": window, "substeps": substeps,
         "noise": noise and _noise(noise), "friction": friction or None,
     }  # fmt: skip
     own: dict[Model, dict[str, Any]] = {
@@ -185,7 +188,7 @@ def _fit_dynamics(
 ) -> None:
     paths = Trajectories.load(data)
     _check_places(out, training)
-    learning = {name: own.pop(name) for name in ("learn_from", "noise", "window") if name in own}
+    learning = {name: own.pop(name) for name in ("learn_from", "noise", "window", "substeps") if name in own}
     if "widths" in own:
         own["widths"] = _whole_numbers(own["widths"])
     model = kind(paths.dim, seed=training["seed"], **own)

@@ -36,9 +36,12 @@ class Dynamics(nn.Module):
         history: of the last fit.
         second: the name of x among the arrays of trajectories.
         sources: what ``learn_from`` may be.
+        law: the name of the argument that is learned, a name or an object of the caller's own.
+        substeps: how many steps the last fit took between two states; a rollout takes as many.
     """
 
     second: ClassVar[str]
+    law: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ("auto", "derivatives", "states")
 
     dim: int
@@ -46,6 +49,7 @@ class Dynamics(nn.Module):
     angles: tuple[int, ...]
     history: History
     step: Step
+    substeps: int = 1
 
     def assemble(self, periodic: Sequence[int]) -> None:
         """Make all parts anew from the seed; ``periodic`` where the model's own setting leaves it open."""
@@ -77,7 +81,10 @@ class Dynamics(nn.Module):
         """The learned energy, q and x of shape (*batch, d) -> (*batch,)."""
         raise NotImplementedError(f"{type(self).__name__} must implement energy(q, x)")
 
-    def rollout(self, q: Any, x: Any, *, n_steps: int, dt: float, substeps: int = 1, progress: bool = False) -> Tensor:
+    def rollout(
+        self, q: Any, x: Any, *, n_steps: int, dt: float, substeps: int | None = None, t: float = 0.0,
+        progress: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Carry initial states forward, all at once; q and x of shape (*batch, d) -> (n_steps + 1, *batch, 2 d)."""
         raise NotImplementedError(f"{type(self).__name__} must implement rollout(q, x)")
 
@@ -125,8 +132,8 @@ class Dynamics(nn.Module):
         Every call starts afresh from the model's seed; only an energy or a Lagrangian of your own keeps its state. A
         Hamiltonian model learns from q and p: where momenta are missing and velocities are there, these stand for them,
         right up to a factor where the mass matrix is a number times the identity. A Lagrangian model learns from q and
-        v. Where both are missing they are inferred. Times count from the first state of each trajectory: an energy of
-        your own that depends on time gets them as a tensor (*batch, 1).
+        v. Where both are missing they are inferred. An energy of your own that depends on time gets the
+        times of the data, as a tensor (*batch, 1).
 
         Args:
             data: the trajectories, or a list of them where their lengths differ.
@@ -139,7 +146,7 @@ class Dynamics(nn.Module):
                 the metadata says, else 0. With noise the true states are inferred: where the path of each trajectory
                 begins (derivatives), or the first state of each window (states).
             window: the number of steps in a window of states, at most those of the shortest trajectory.
-            substeps: steps of the integrator between two measured states.
+            substeps: steps of the integrator between two measured states, and later between two of a rollout.
             epochs: passes over the data; from states, a third of them goes to a start from estimated derivatives.
             batch_size: states, trajectories or windows a step.
             learning_rate: the largest learning rate.
@@ -184,7 +191,8 @@ class Dynamics(nn.Module):
             angles = {"periodic": self.config["periodic"]}
             sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
         warn_of_doubts(sets, self.second)
-        sets = [converted(part, device=target, dtype=dtype) for part in sets]
+        own = not isinstance(self.config[self.law], str)
+        sets = [converted(part, device=target, dtype=dtype, clock=own) for part in sets]
         with unchanged_if_refused(self):
             self.assemble(sets[0].periodic)
             self.to(device=target, dtype=dtype)
@@ -192,6 +200,7 @@ class Dynamics(nn.Module):
                 self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
                 progress=progress, checkpoint=checkpoint, settings=settings,
             )  # fmt: skip
+            self.substeps = substeps
         return self.eval()
 
     def own_state(self) -> dict[str, Tensor]:
@@ -213,7 +222,8 @@ class Dynamics(nn.Module):
         """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
         config = self.saved_config()
         dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
-        facts = {"dtype": dtype, "angles": list(self.angles), "history": asdict(self.history)}
+        facts: dict[str, Any] = {"dtype": dtype, "angles": list(self.angles), "substeps": self.substeps}
+        facts["history"] = asdict(self.history)
         write_model(path, SavedModel(type(self).__name__, config, self.own_state(), facts))
 
     @classmethod
@@ -226,7 +236,7 @@ class Dynamics(nn.Module):
             if model.own_state().keys() != saved.state.keys():
                 raise KeyError(f"weights {', '.join(sorted(model.own_state().keys() ^ saved.state.keys()))}")
             model.load_state_dict(saved.state, strict=False)
-            model.history = saved_history(saved)
+            model.history, model.substeps = saved_history(saved), int(saved.facts["substeps"])
         return model.eval()
 
     def states(self, q: Any, x: Any) -> tuple[Tensor, Tensor]:

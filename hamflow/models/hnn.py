@@ -88,7 +88,7 @@ class HNN(Dynamics):
         self.assemble(())
 
     hamiltonian: Hamiltonian
-    second = "p"
+    second, law = "p", "energy"
 
     def assemble(self, periodic: Sequence[int]) -> None:
         """Make the networks anew from the seed; ``periodic`` where the model's own setting leaves it open."""
@@ -150,20 +150,21 @@ class HNN(Dynamics):
         return value
 
     def rollout(
-        self, q: Any, p: Any, *, n_steps: int, dt: float, scheme: str | None = None, substeps: int = 1,
-        progress: bool = False,
+        self, q: Any, p: Any, *, n_steps: int, dt: float, scheme: str | None = None,
+        substeps: int | None = None, t: float = 0.0, progress: bool = False,
     ) -> Tensor:  # fmt: skip
         """Carry initial states forward, all at once; q and p of shape (*batch, d) -> (n_steps + 1, *batch, 2 d).
 
         It keeps a graph where q or p requires a gradient; :func:`hamflow.rollout` with the model's step always does.
 
         Args:
-            q: positions at time 0.
-            p: momenta at time 0.
+            q: positions at the start.
+            p: momenta at the start.
             n_steps: the number of states after them.
             dt: the time between two states; negative runs backwards.
             scheme: another splitting scheme than the model's, where H is separable.
-            substeps: steps of the integrator between two states.
+            substeps: steps of the integrator between two states; by default as many as in the last fit.
+            t: the time at the start, for an energy of your own that depends on it.
             progress: whether to show a progress bar.
 
         Raises:
@@ -184,7 +185,8 @@ class HNN(Dynamics):
                 step.log_gamma = self.step.log_gamma
         q, p = self.states(q, p)
         with graph_for(q, p):
-            return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
+            often = self.substeps if substeps is None else substeps
+            return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=often, t=t, progress=progress)
 
     def saved_config(self) -> dict[str, Any]:
         """The configuration as JSON can hold it."""

@@ -51,10 +51,13 @@ def checked_sets(data: Any, *, dim: int) -> list[Trajectories]:
     return sets
 
 
-def converted(data: Trajectories, *, device: torch.device, dtype: torch.dtype) -> Trajectories:
-    """The trajectories on a device and in a dtype, angles counted on, times from 0 on and in their own dtype."""
+def converted(data: Trajectories, *, device: torch.device, dtype: torch.dtype, clock: bool) -> Trajectories:
+    """The trajectories on a device and in a dtype, angles counted on, times in their own dtype.
+
+    They count from 0, or, where an energy may read the ``clock``, stay as they are.
+    """
     # Times far from zero, such as Julian days, would lose their gaps in float32.
-    times = data.times - data.times[..., :1]
+    times = data.times if clock else data.times - data.times[..., :1]
     return data.unwrapped().replace(times=times).to(device=device, dtype=dtype).replace(times=times.to(device))
 
 

@@ -20,7 +20,7 @@ from hamflow.energies import (
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.constraint import checked_constraint
-from hamflow.models.dynamics import Dynamics, check_angles
+from hamflow.models.dynamics import Dynamics, check_angles, check_widths, graph_for
 from hamflow.models.hnn import HNN
 from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units
 from hamflow.models.momenta import check_momenta
@@ -80,7 +80,7 @@ class LNN(Dynamics):
         torch.Size([11, 3, 4])
     """
 
-    second = "v"
+    second, law = "v", "lagrangian"
     sources = ("auto", "derivatives", "residual", "states")
     #: The law, the regulariser's part included; and without it, what is learned.
     lagrangian: Lagrangian
@@ -109,8 +109,7 @@ class LNN(Dynamics):
         if not is_number(regulariser) or not 0 <= regulariser < 1:
             raise InputError(f"regulariser = {regulariser!r}, expected a number from 0 to 1")
         check_seed("seed", seed)
-        for width in widths:
-            check_positive("widths", width, integer=True)
+        check_widths(widths)
         if isinstance(lagrangian, str):
             check_choice("lagrangian", lagrangian, LAGRANGIANS)
         elif not isinstance(lagrangian, Lagrangian):
@@ -267,18 +266,21 @@ class LNN(Dynamics):
         q, x = self.states(q, x)
         return q, x, float(t) if is_number(t) else torch.as_tensor(t).to(q)
 
-    @torch.no_grad()
-    def rollout(self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int = 1, progress: bool = False) -> Tensor:
+    def rollout(
+        self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int | None = None, t: float = 0.0,
+        progress: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Carry initial states forward, all at once; q and v of shape (*batch, d) -> (n_steps + 1, *batch, 2 d).
 
-        With a constraint the initial states are first moved onto it.
+        With a constraint the initial states are first moved onto it. A graph is kept where q or v requires a gradient.
 
         Args:
-            q: positions at time 0.
-            v: velocities at time 0.
+            q: positions at the start.
+            v: velocities at the start.
             n_steps: the number of states after them.
             dt: the time between two states; negative runs backwards.
-            substeps: steps of the integrator between two states.
+            substeps: steps of the integrator between two states; by default as many as in the last fit.
+            t: the time at the start, for a Lagrangian of your own that depends on it.
             progress: whether to show a progress bar.
 
         Raises:
@@ -288,11 +290,14 @@ class LNN(Dynamics):
         """
         q, v = self.states(q, v)
         if q.numel():
-            self.check_time(q.reshape(-1, self.dim)[:1].expand(2, -1), q.new_zeros(2, 1))
-        check_momenta(self.lagrangian, q, v)
-        path = rollout(self.step, *self.canonical(q, v), n_steps=n_steps, dt=dt, substeps=substeps, progress=progress)
-        q, p = path.chunk(2, dim=-1)
-        return self.measured(q, p, dt * torch.arange(n_steps + 1).to(q).reshape(-1, *[1] * (q.ndim - 1)))
+            self.check_time(q.reshape(-1, self.dim)[:1].expand(2, -1), q.new_full((2, 1), t))
+        check_momenta(self.lagrangian, q, v, t)
+        often = self.substeps if substeps is None else substeps
+        with graph_for(q, v):
+            start = self.canonical(q, v, t)
+            path = rollout(self.step, *start, n_steps=n_steps, dt=dt, substeps=often, t=t, progress=progress)
+            times = t + dt * torch.arange(n_steps + 1).to(q).reshape(-1, *[1] * (q.ndim - 1))
+            return self.measured(path[..., : self.dim], path[..., self.dim :], times)
 
     @classmethod
     def from_hnn(cls, model: HNN, **settings: Any) -> Self:
@@ -338,9 +343,8 @@ class LNN(Dynamics):
         """The configuration as JSON can hold it."""
         if not isinstance(self.config["lagrangian"], str):
             raise InputError("lagrangian is one of your own, expected a named one; torch.save its state_dict instead")
-        constraint = self.constraint
-        if constraint is None:
-            return self.config
-        if not isinstance(constraint, RigidLinks):
+        if isinstance(self.constraint, RigidLinks):
+            return self.config | {"constraint": self.constraint.arguments()}
+        if self.constraint is not None:
             raise InputError("constraint is one of your own, expected RigidLinks; torch.save the state_dict instead")
-        return self.config | {"constraint": constraint.arguments()}
+        return self.config
