@@ -296,7 +296,7 @@ class LNN(Dynamics):
         with graph_for(q, v):
             start = self.canonical(q, v, t)
             path = rollout(self.step, *start, n_steps=n_steps, dt=dt, substeps=often, t=t, progress=progress)
-            times = t + dt * torch.arange(n_steps + 1).to(q).reshape(-1, *[1] * (q.ndim - 1))
+            times = t + dt * torch.arange(n_steps + 1).to(q).reshape(-1, *[1] * q.ndim)
             return self.measured(path[..., : self.dim], path[..., self.dim :], times)
 
     @classmethod
