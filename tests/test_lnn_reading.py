@@ -66,3 +66,20 @@ def test_friction_does_not_convert() -> None:
     for model in (hf.LNN(2, friction=True), hf.LNN(2, constraint=rod)):
         with pytest.raises(hf.InputError, match="the model has friction or a constraint"):
             model.to_hnn()
+
+
+def test_motions_do_not_determine_a_lagrangian() -> None:
+    """What the page on positions and velocities says: other Lagrangians of a spring, and of two uncoupled ones."""
+    q, v = torch.randn(2, 20, 1, dtype=F64)
+    strange = hf.FunctionLagrangian(lambda q, v: (v**4 / 12 + q**2 * v**2 / 2 - q**4 / 4).sum(-1))
+    torch.testing.assert_close(strange.acceleration(q, v), -q)
+    torch.testing.assert_close(strange.energy(q, v), (0.5 * (q**2 + v**2)).square().sum(-1))
+    q, v = torch.randn(2, 20, 2, dtype=F64)
+    stiffness = torch.tensor([1.0, 3.0], dtype=F64)
+    for factors in ([1.0, 1.0], [0.58, 0.21]):
+        c = torch.tensor(factors, dtype=F64)
+        two = hf.FunctionLagrangian(lambda q, v, c=c: 0.5 * (c * (v**2 - stiffness * q**2)).sum(-1))
+        torch.testing.assert_close(two.acceleration(q, v), -stiffness * q)
+    full = torch.tensor([[2.0, 0.7], [0.7, 1.0]], dtype=F64)
+    alike = hf.FunctionLagrangian(lambda q, v: 0.5 * ((v @ full * v).sum(-1) - (q @ full * q).sum(-1)))
+    torch.testing.assert_close(alike.acceleration(q, v), -q)

@@ -41,7 +41,8 @@ class LNN(Dynamics):
     .. math:: \frac{d}{dt} \frac{\partial L}{\partial v} = \frac{\partial L}{\partial q} - C v - G(q)^\top \lambda .
 
     A rollout takes a variational step, which is symplectic in (q, p) with :math:`p = \partial L / \partial v`, so the
-    learned energy :math:`p \cdot v - L` does not drift.
+    learned energy :math:`p \cdot v - L` does not drift. The motions do not determine L: at best masses, momenta and
+    energies are known up to a factor, one for each group of coordinates that do not act on the others.
 
     Args:
         dim: d, the number of coordinates.
@@ -236,7 +237,7 @@ class LNN(Dynamics):
         return torch.cat((q, self.lagrangian.velocity(q, p, t)), dim=-1)
 
     def energy(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
-        """The learned energy p · v - L, q and v of shape (*batch, d) and t a number or (*batch, 1) -> (*batch,)."""
+        """The learned energy p · v - L, q and v of shape (*batch, d), t a number or (*batch, 1) -> (*batch,)."""
         return self.lagrangian.energy(*self._at(q, v, t))
 
     def acceleration(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
