@@ -14,7 +14,7 @@ from hamflow.errors import InputError
 from hamflow.flow import PhaseFlow
 from hamflow.steps import LEAPFROG, SYMPLECTIC_EULER, YOSHIDA4, Damped, Drift, ImplicitMidpoint, Splitting, Step
 from hamflow.testing import check_step
-from tests.members import pendulums
+from tests.parts import pendulums
 
 
 def pendulum() -> SeparableHamiltonian:

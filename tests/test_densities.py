@@ -22,7 +22,7 @@ from hamflow.densities import (
     reparameterised_loss,
 )
 from hamflow.errors import InputError
-from tests.members import shaken
+from tests.parts import shaken
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -18,7 +18,7 @@ from hamflow.energies import (
 )
 from hamflow.errors import InputError
 from hamflow.testing import check_energy
-from tests.members import shaken
+from tests.parts import shaken
 
 
 def test_kinetic_energy_is_the_quadratic_form_of_the_inverse_mass(float64: torch.dtype) -> None:

@@ -21,7 +21,7 @@ from hamflow.errors import InputError
 from hamflow.flow import PhaseFlow, hamiltonian, layered_hamiltonian
 from hamflow.steps import SYMPLECTIC_EULER, YOSHIDA4, ImplicitMidpoint, Splitting
 from hamflow.testing import check_flow
-from tests.members import pendulums, shaken
+from tests.parts import pendulums, shaken
 
 
 def make_flow(dtype: torch.dtype = torch.float32) -> PhaseFlow:

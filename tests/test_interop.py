@@ -25,7 +25,7 @@ from hamflow.models.lifts import coupling_flow
 from hamflow.models.linear import LULinear
 from hamflow.steps import Lift
 from hamflow.testing import check_flow, check_step
-from tests.members import nflows_spline, shaken
+from tests.parts import nflows_spline, shaken
 
 import zuko  # isort: skip  # after hamflow.interop.zuko, which leaves torch's argument checks on
 

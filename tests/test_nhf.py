@@ -23,7 +23,7 @@ from hamflow.densities import choose_mixture, importance_bound
 from hamflow.errors import InputError
 from hamflow.models import start
 from hamflow.standardize import Whitening
-from tests.members import shaken
+from tests.parts import shaken
 
 SCALES = torch.tensor([[0.01, 0.0], [30.0, 40.0]])  # unequal, and correlated
 

@@ -20,7 +20,7 @@ from hamflow.energies import (
 )
 from hamflow.errors import InputError
 from hamflow.testing import check_energy
-from tests.members import bodies, body_masses, shaken
+from tests.parts import bodies, body_masses, shaken
 
 
 class Springs(PairEnergy):

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hamflow.errors import InputError
 from hamflow.interop.sklearn import HamiltonianDensity
-from tests.members import shaken
+from tests.parts import shaken
 
 X = np.random.default_rng(0).normal(size=(120, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]) + [5.0, -3.0]
 

@@ -26,7 +26,7 @@ from hamflow.steps import (
     Step,
 )
 from hamflow.testing import check_drift, check_step
-from tests.members import MASS, geodesic, layered, pendulums
+from tests.parts import MASS, geodesic, layered, pendulums
 
 
 class CountedSpring(Energy):

@@ -14,7 +14,7 @@ import torch
 from pyro.distributions.transforms import affine_coupling
 
 import hamflow as hf
-from tests.members import shaken
+from tests.parts import shaken
 
 ROWS = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 50.0])
 SIZE: dict[str, Any] = {"n_steps": 2, "width": 4, "particles": 2}

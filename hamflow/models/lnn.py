@@ -264,8 +264,7 @@ class LNN(Dynamics):
         return self.lagrangian.mass_matrix(*self._at(q, rest, t))
 
     def _at(self, q: Any, x: Any, t: Any) -> tuple[Tensor, Tensor, Time]:
-        q, x = self.states(q, x)
-        return q, x, float(t) if is_number(t) else torch.as_tensor(t).to(q)
+        return *self.states(q, x), float(t) if is_number(t) else torch.as_tensor(t)
 
     def rollout(
         self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int | None = None, t: float = 0.0,
