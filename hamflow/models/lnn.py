@@ -135,11 +135,8 @@ class LNN(Dynamics):
         angles = periodic if self.config["periodic"] is None else self.config["periodic"]
         kind = self.config["lagrangian"]
         with seeded(self.config["seed"]):
-            self.learned = (
-                kind
-                if isinstance(kind, Lagrangian)
-                else named_lagrangian(kind, self.dim, self.config["widths"], angles)
-            )
+            widths = self.config["widths"]
+            self.learned = kind if isinstance(kind, Lagrangian) else named_lagrangian(kind, self.dim, widths, angles)
         regulariser = self.config["regulariser"]
         self.added = AddedMass(torch.full((self.dim,), float(regulariser))) if regulariser else None
         self.lagrangian = self.learned if self.added is None else self.learned + self.added
@@ -264,7 +261,8 @@ class LNN(Dynamics):
         return self.lagrangian.mass_matrix(*self._at(q, rest, t))
 
     def _at(self, q: Any, x: Any, t: Any) -> tuple[Tensor, Tensor, Time]:
-        return *self.states(q, x), float(t) if is_number(t) else torch.as_tensor(t)
+        q, x = self.states(q, x)
+        return q, x, float(t) if is_number(t) else torch.as_tensor(t).to(q)
 
     def rollout(
         self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int | None = None, t: float = 0.0,
