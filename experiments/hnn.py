@@ -45,11 +45,12 @@ reports for its own metric.
 
 States carry noise of 0.1 on mass_spring and pendulum, derivatives none, as published. So the derivatives integrate to
 paths without noise up to where they begin, and hnn makes use of that; so do mlp and second_order_ode here, while
-hnn_published and hnn_naive train on noisy states as they are. hnn holds a tenth of the states out, by which it chooses
-its weights; mlp, second_order_ode and hnn_published train on all to the end, as published. Compare hnn with hnn_naive for what that brings, and with
-mlp for what the energy brings. The published data sets have 1000 and 5000 trajectories of two and three bodies, of
-which 80 % train; here 800 and 800 train. That the pendulum's q is an angle enters hnn by the period 2 pi of its
-potential. On the real pendulum hnn and hnn_states learn a friction, the others do not have one.
+hnn_published and hnn_naive train on noisy states as they are. hnn holds a tenth of the states out, by which it
+chooses its weights; mlp, second_order_ode and hnn_published train on all to the end, as published. Compare hnn with
+hnn_naive for what that brings, and with mlp for what the energy brings. The published data sets have 1000 and 5000
+trajectories of two and three bodies, of which 80 % train; here 800 and 800 train. That the pendulum's q is an angle
+enters hnn by the period 2 pi of its potential. On the real pendulum hnn and hnn_states learn a friction, the others
+do not have one.
 
 How the settings of hnn were chosen: by hand, after trials on other draws of mass_spring and pendulum than those of this
 table, whose draws no trial has seen; for the real pendulum on the last fifth of its training part, where two earlier
