@@ -81,3 +81,10 @@ def test_a_momentum_of_no_velocity_is_named() -> None:
         bounded.velocity(torch.zeros(1, dtype=F64), torch.full((1,), 2.0, dtype=F64))
     with pytest.raises(hf.SolveError, match="the momentum of a velocity"):
         hf.LegendreLagrangian(RelativisticParticle()).momentum(*torch.full((2, 1), 2.0, dtype=F64))
+
+
+def test_one_state_in_float32_stays_there() -> None:
+    arm = hf.LegendreLagrangian(DoublePendulum())
+    q, v = torch.zeros(2), torch.ones(2)
+    assert {part.dtype for part in arm.terms(q, v)} == {torch.float32}
+    assert arm.acceleration(q, v).dtype == torch.float32

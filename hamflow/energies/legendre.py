@@ -68,8 +68,8 @@ class LegendreLagrangian(Lagrangian):
         >>> import torch, hamflow as hf
         >>> arm = hf.LegendreLagrangian(hf.systems.DoublePendulum(gravity=9.8))
         >>> arm.mass_matrix(torch.zeros(2), torch.zeros(2))
-        tensor([[2.0000, 1.0000],
-                [1.0000, 1.0000]])
+        tensor([[2., 1.],
+                [1., 1.]])
     """
 
     def __init__(self, hamiltonian: Hamiltonian) -> None:
@@ -98,13 +98,14 @@ class LegendreLagrangian(Lagrangian):
             change: Tensor = torch.func.jvp(
                 lambda y: self.hamiltonian.gradient(q, y, time)[1], (p,), (direction.expand_as(p),)
             )[1]
-            return change
+            # Of one float32 number times a Python number forward mode makes float64.
+            return change.to(p)
 
         # The velocity is held: H_pp dp + H_pq v + H_pt = 0.
         mass = torch.linalg.inv(torch.func.vmap(along)(torch.eye(p.shape[-1]).to(p)).movedim(0, -1))
         moved = torch.func.jvp(
             lambda x, s: self.hamiltonian.gradient(x, p, s)[1], (q, time), (v, torch.ones_like(time))
-        )[1]
+        )[1].to(p)
         return Terms(-self.hamiltonian.gradient(q, p, t)[0], p, mass, -(mass @ moved.unsqueeze(-1)).squeeze(-1))
 
     def momentum(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
