@@ -19,6 +19,7 @@ MEANINGS = {
     "speedup_over_sample_loop": "time of a training step that loops over samples over that of hamflow",
     "times_better_than_mlp": "error of the perceptron's forecasts over that of the Lagrangian network's",
     "weighted_l1": "error of accelerations weighted by the speed",
+    "better_than_kepler": "share of runs that predict a planet better than an ellipse about the sun does",
     "bound_gap_1000": "how far the bound with 1000 particles lies below the quadrature, nats",
     "bracket_contains_truth": "share of seeds on which the bracket of the model's samples holds the exact mean",
     "choices_at_an_edge": "sets on which the best learning rate is the last one that was tried",
