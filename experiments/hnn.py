@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from overview import write_overview
 from torch import Tensor
 
 import hamflow as hf
-from hamflow.errors import InputError
 
 NAME = "hnn"
 DRIFT_DT = 0.05
@@ -178,17 +176,8 @@ def main() -> None:
     quick = (["pendulum"], ["hnn", "mlp"])
     options = runner.parse_options(NAME, __doc__ or "", TASKS, MODELS, quick=quick)
     seeds = options.seeds or ([0] if options.quick else [0, 1, 2, 3, 4])
-    runs, decides = [], {}
-    for case in options.cases:
-        try:
-            load_task("real_pendulum", 0, quick=True) if case == "real_pendulum" else None
-        except InputError as error:
-            print(f"{case} is left out: {error}", file=sys.stderr)
-            continue
-        for model in MODELS:
-            decides[case, model] = {"quick": options.quick, "settings": settings(model, case)}
-        chosen = [model for model in options.models if applies(model, case)]
-        runs += [runner.Run(case, model, seed, decides[case, model]) for model in chosen for seed in seeds]
+    files = {"real_pendulum": partial(load_task, "real_pendulum", 0, quick=True)}
+    runs, decides = runner.plan(options, seeds, MODELS, settings, applies, files)
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale(decides)
     pictures = options.out / "pictures"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +14,6 @@ import torch
 from lnn_contenders import MODELS, applies, settings
 from lnn_tasks import BARS, TASKS
 from overview import write_overview
-
-from hamflow.errors import InputError
 
 NAME = "lnn"
 NOTES = """
@@ -75,17 +72,8 @@ def main() -> None:
     quick = (["chain_1", "relativistic"], ["lnn", "mlp"])
     options = runner.parse_options(NAME, __doc__ or "", list(TASKS), MODELS, quick=quick)
     seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
-    runs, decides = [], {}
-    for case in options.cases:
-        try:
-            TASKS[case](0, True) if case == "real_double_pendulum" else None
-        except InputError as error:
-            print(f"{case} is left out: {error}", file=sys.stderr)
-            continue
-        for model in MODELS:
-            decides[case, model] = {"quick": options.quick, "settings": settings(model, case)}
-        chosen = [model for model in options.models if applies(model, case)]
-        runs += [runner.Run(case, model, seed, decides[case, model]) for model in chosen for seed in seeds]
+    files = {"real_double_pendulum": partial(TASKS["real_double_pendulum"], 0, True)}
+    runs, decides = runner.plan(options, seeds, MODELS, settings, applies, files)
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale(decides)
     pictures = options.out / "pictures"

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 from report import Key, ResultStore, Row, fingerprint
 from tqdm import tqdm
+
+from hamflow.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -83,6 +85,31 @@ def _guarded(work: Callable[[Run], list[Row]], run: Run) -> list[Row]:
     except Exception as error:
         traceback.print_exc()
         return [{"metric": "failed", "value": 1.0, "unit": "runs", "note": f"{type(error).__name__}: {error}"}]
+
+
+def plan(
+    options: Options,
+    seeds: Sequence[int],
+    models: Sequence[str],
+    settings: Callable[[str, str], Any],
+    applies: Callable[[str, str], bool],
+    measured: Mapping[str, Callable[[], Any]],
+) -> tuple[list[Run], dict[tuple[str, str], Row]]:
+    """The runs, and what decides the figures of every case and model; a case whose data are missing is left out.
+
+    `settings` and `applies` take a model and a case; `measured` maps cases that rest on files to what loads these.
+    """
+    runs, decides = [], {}
+    for case in options.cases:
+        try:
+            measured.get(case, lambda: None)()
+        except InputError as error:
+            print(f"{case} is left out: {error}", file=sys.stderr)
+            continue
+        decides |= {(case, model): {"quick": options.quick, "settings": settings(model, case)} for model in models}
+        chosen = [model for model in options.models if applies(model, case)]
+        runs += [Run(case, model, seed, decides[case, model]) for model in chosen for seed in seeds]
+    return runs, decides
 
 
 def execute(work: Callable[[Run], list[Row]], runs: Sequence[Run], store: ResultStore, jobs: int) -> None:

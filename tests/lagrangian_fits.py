@@ -84,3 +84,12 @@ def hung(n: int, steps: int) -> Trajectories:
 
 def tiny(**changes: Any) -> Trajectories:
     return SPRING.simulate(2, 6, dt=0.1, derivatives=True).replace(**changes)
+
+
+def in_other_units(data: Trajectories) -> Trajectories:
+    """Two coordinates in units of their own, and another unit of time."""
+    size, time = torch.tensor([1e3, 1e-2], dtype=F64), 20.0
+    return data.replace(
+        times=time * data.times, q=size * data.q, v=size / time * data.need("v"),
+        v_dot=size / time**2 * data.need("v_dot"),
+    )  # fmt: skip

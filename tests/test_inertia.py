@@ -11,14 +11,9 @@ from hamflow.energies import (
     condition_numbers,
     solve_mass,
 )
+from tests.mechanisms import F64, states
 
-F64 = torch.float64
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, F64])
-
-
-def states(n: int, dim: int, seed: int = 0, size: float = 0.7) -> tuple[Tensor, Tensor]:
-    q, v = size * torch.randn(2, n, dim, generator=torch.Generator().manual_seed(seed), dtype=F64)
-    return q, v
 
 
 def symmetric(eigenvalues: list[float], n: int = 5) -> Tensor:

@@ -8,13 +8,7 @@ from torch import Tensor
 
 import hamflow as hf
 from hamflow.systems import ChargedParticle, DoublePendulum, Pendulum, RelativisticParticle
-
-F64 = torch.float64
-
-
-def states(n: int, dim: int, seed: int = 0, size: float = 0.7) -> tuple[Tensor, Tensor]:
-    q, v = size * torch.randn(2, n, dim, generator=torch.Generator().manual_seed(seed), dtype=F64)
-    return q, v
+from tests.mechanisms import F64, states
 
 
 class Driven(hf.Lagrangian):

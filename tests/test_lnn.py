@@ -10,7 +10,21 @@ from torch import Tensor
 import hamflow as hf
 from hamflow.energies import ConstantMass
 from hamflow.systems import ChargedParticle, HenonHeiles
-from tests.lagrangian_fits import ARM, EXACT, F64, NAMED, PENDULUM, SOURCES, SPRING, Known, damped, fit, grid, only
+from tests.lagrangian_fits import (
+    ARM,
+    EXACT,
+    F64,
+    NAMED,
+    PENDULUM,
+    SOURCES,
+    SPRING,
+    Known,
+    damped,
+    fit,
+    grid,
+    in_other_units,
+    only,
+)
 
 
 @NAMED
@@ -95,13 +109,8 @@ def test_momenta_are_not_looked_at(lagrangian: str) -> None:
 @SOURCES
 def test_units_do_not_matter(lagrangian: str, learn_from: str) -> None:
     data = only(HenonHeiles().simulate(6, 15, dt=0.1, derivatives=True), "q", "v", "v_dot")
-    size, time = torch.tensor([1e3, 1e-2], dtype=F64), 20.0
-    other = data.replace(
-        times=time * data.times, q=size * data.q, v=size / time * data.need("v"),
-        v_dot=size / time**2 * data.need("v_dot"),
-    )  # fmt: skip
     settings: dict[str, Any] = {"learn_from": learn_from, "epochs": 4, "composition": None, "friction": True}
-    runs = [fit(x, lagrangian, **settings).history for x in (data, other)]
+    runs = [fit(x, lagrangian, **settings).history for x in (data, in_other_units(data))]
     assert runs[1].start == pytest.approx(runs[0].start, rel=1e-6)
     assert runs[1].train == pytest.approx(runs[0].train, rel=1e-5)
 

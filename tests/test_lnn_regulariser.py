@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import hamflow as hf
 from hamflow.systems import HenonHeiles, Trajectories
-from tests.lagrangian_fits import F64, fit, only
+from tests.lagrangian_fits import fit, in_other_units, only
 
 
 class Springs(hf.Lagrangian):
@@ -77,12 +77,7 @@ def test_what_is_learned_is_what_is_rolled_out(learn_from: str, float64: torch.d
 
 def test_units_do_not_matter() -> None:
     data = only(HenonHeiles().simulate(6, 15, dt=0.1, derivatives=True), "q", "v", "v_dot")
-    size, time = torch.tensor([1e3, 1e-2], dtype=F64), 20.0
-    other = data.replace(
-        times=time * data.times, q=size * data.q, v=size / time * data.need("v"),
-        v_dot=size / time**2 * data.need("v_dot"),
-    )  # fmt: skip
-    runs = [fit(x, regulariser=0.2, friction=True, epochs=4).history for x in (data, other)]
+    runs = [fit(x, regulariser=0.2, friction=True, epochs=4).history for x in (data, in_other_units(data))]
     assert runs[1].start == pytest.approx(runs[0].start, rel=1e-6)
     assert runs[1].train == pytest.approx(runs[0].train, rel=1e-5)
     assert runs[0].start != fit(data, friction=True, epochs=4).history.start
