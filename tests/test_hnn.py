@@ -613,10 +613,12 @@ def test_saved_and_loaded_bit_for_bit(energy: str, tmp_path: Path) -> None:
     assert torch.equal(model.rollout(q, q, n_steps=9, dt=0.1), twin.rollout(q, q, n_steps=9, dt=0.1))  # type: ignore[operator]
 
 
-def test_an_energy_of_ones_own_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(hf.InputError, match="a Hamiltonian of your own"):
-        hf.HNN(1, energy=spring()).save(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
+def test_an_energy_of_ones_own_comes_back_with_its_weights(tmp_path: Path) -> None:
+    model = hf.HNN(1, energy=hf.HNN(1, widths=(8,), seed=1).hamiltonian)
+    model.save(tmp_path / "model")
+    twin = hf.load(tmp_path / "model", energy=hf.HNN(1, widths=(8,), seed=2).hamiltonian)
+    q = torch.linspace(-2, 2, 5).reshape(-1, 1)
+    assert isinstance(twin, hf.HNN) and torch.equal(twin.energy(q, q), model.energy(q, q))
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> Callable[[], None]:

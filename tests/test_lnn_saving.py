@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hamflow as hf
-from tests.lagrangian_fits import NAMED, Known, fit, hung
+from tests.lagrangian_fits import F64, NAMED, Known, fit, hung, tiny
 
 
 @NAMED
@@ -32,15 +32,54 @@ def test_saved_and_loaded_bit_for_bit(lagrangian: str, constrained: bool, tmp_pa
         assert (tmp_path / "again" / "model.json").read_text() == (tmp_path / "model" / "model.json").read_text()
 
 
-def test_what_is_ones_own_is_not_saved(tmp_path: Path) -> None:
-    circle = hf.FunctionConstraint(lambda q: (q**2).sum(-1, keepdim=True) - 1)
-    for model, message in (
-        (hf.LNN(1, lagrangian=Known()), "lagrangian is one of your own"),
-        (hf.LNN(2, constraint=circle), "constraint is one of your own, expected RigidLinks"),
+def circle() -> hf.FunctionConstraint:
+    return hf.FunctionConstraint(lambda q: (q**2).sum(-1, keepdim=True) - 1)
+
+
+def field() -> hf.FieldLagrangian:
+    return hf.FieldLagrangian(0.1, widths=(8,))
+
+
+def own(dim: int) -> dict[str, Any]:
+    """Objects of one's own for a model of that dim, made anew."""
+    return {1: {"lagrangian": Known()}, 2: {"constraint": circle()}, 10: {"lagrangian": field()}}[dim]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 10])
+def test_what_is_ones_own_comes_back_with_its_weights(dim: int, tmp_path: Path) -> None:
+    model = hf.LNN(dim, widths=(8,), **own(dim)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.25)
+    model.save(tmp_path / "model")
+    twin = hf.load(tmp_path / "model", **own(dim))
+    assert isinstance(twin, hf.LNN)
+    q, v = torch.randn(2, 3, dim, dtype=F64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(twin.acceleration(q, v), model.acceleration(q, v))
+    twin.save(tmp_path / "again")
+    assert (tmp_path / "again" / "model.json").read_text() == (tmp_path / "model" / "model.json").read_text()
+
+
+def test_what_is_ones_own_is_asked_for(tmp_path: Path) -> None:
+    hf.LNN(1, lagrangian=Known()).save(tmp_path / "model")
+    for parts, message in (
+        ({}, r"lagrangian is missing: .* expected load\(path, lagrangian=...\) with a Known"),
+        ({"lagrangian": field()}, "lagrangian is a FieldLagrangian, expected the Known that was saved"),
+        ({"lagrangian": Known(), "energy": None}, "energy was given, but .* expected lagrangian only"),
     ):
         with pytest.raises(hf.InputError, match=message):
-            model.save(tmp_path / "model")
-        assert not (tmp_path / "model").exists()
+            hf.load(tmp_path / "model", **parts)
+    hf.LNN(1).save(tmp_path / "named")
+    with pytest.raises(hf.InputError, match=r"lagrangian was given, .* expected none"):
+        hf.load(tmp_path / "named", lagrangian=Known())
+
+
+def test_a_fit_of_ones_own_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"learn_from": "derivatives", "epochs": 4, "checkpoint": tmp_path / "run"}
+    first, again = (fit(tiny(), Known(), **settings) for _ in range(2))
+    assert again.history.train == first.history.train
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), first.parameters(), strict=True))
+    assert not torch.equal(first.learned.k, Known().k)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])

@@ -1,6 +1,7 @@
 """The models that users fit."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,22 +10,24 @@ from hamflow.models.certificate import Certificate
 from hamflow.models.hnn import HNN
 from hamflow.models.lnn import LNN
 from hamflow.models.nhf import NHF
-from hamflow.models.storage import read_model
+from hamflow.models.storage import fill_parts, read_model
 
 __all__ = ["HNN", "LNN", "NHF", "Certificate", "load"]
 
 _MODELS: dict[str, type[HNN] | type[LNN] | type[NHF]] = {"HNN": HNN, "LNN": LNN, "NHF": NHF}
 
 
-def load(path: str | Path, *, device: torch.device | str = "cpu") -> HNN | LNN | NHF:
+def load(path: str | Path, *, device: torch.device | str = "cpu", **parts: Any) -> HNN | LNN | NHF:
     """Load a fitted model from the folder that its ``save`` wrote; nothing in it is executed.
 
     Args:
         path: the folder.
         device: where the model is to compute.
+        parts: the objects of your own that the model was made with (``energy``, ``lagrangian``, ``constraint``,
+            ``lift``), made as they were before; they get the saved weights.
 
     Raises:
-        InputError: the device is none of this machine.
+        InputError: the device is none of this machine, or an object of your own is missing or of another class.
         CheckpointError: the folder or a file is missing, damaged or of another version.
 
     Example:
@@ -37,4 +40,4 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> HNN | LNN |
     saved = read_model(path)
     if saved.kind not in _MODELS:
         raise CheckpointError(f"{path} holds a model of kind {saved.kind!r}, expected one of {sorted(_MODELS)}")
-    return _MODELS[saved.kind].from_saved(saved).to(check_device(device))
+    return _MODELS[saved.kind].from_saved(fill_parts(saved, parts)).to(check_device(device))

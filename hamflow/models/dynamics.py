@@ -15,7 +15,7 @@ from hamflow.errors import InputError, check_choice, check_device, check_dtype, 
 from hamflow.models.doubts import warn_of_doubts
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.refusal import unchanged_if_refused
-from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
+from hamflow.models.storage import SavedModel, name_parts, of_this_version, saved_history, write_model
 from hamflow.models.units import Units
 from hamflow.steps import Step
 from hamflow.systems import Trajectories
@@ -211,12 +211,8 @@ class Dynamics(nn.Module):
         return dict(found.values())
 
     def saved_config(self) -> dict[str, Any]:
-        """The configuration as JSON can hold it.
-
-        Raises:
-            InputError: it holds an object of the caller's own.
-        """
-        return self.config
+        """The configuration as JSON can hold it."""
+        return name_parts(self.config)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""

@@ -187,11 +187,3 @@ class HNN(Dynamics):
         with graph_for(q, p):
             often = self.substeps if substeps is None else substeps
             return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=often, t=t, progress=progress)
-
-    def saved_config(self) -> dict[str, Any]:
-        """The configuration as JSON can hold it."""
-        if not isinstance(self.config["energy"], str):
-            raise InputError(
-                "energy is a Hamiltonian of your own, expected a named one; torch.save its state_dict instead"
-            )
-        return self.config

@@ -339,10 +339,6 @@ class LNN(Dynamics):
 
     def saved_config(self) -> dict[str, Any]:
         """The configuration as JSON can hold it."""
-        if not isinstance(self.config["lagrangian"], str):
-            raise InputError("lagrangian is one of your own, expected a named one; torch.save its state_dict instead")
         if isinstance(self.constraint, RigidLinks):
-            return self.config | {"constraint": self.constraint.arguments()}
-        if self.constraint is not None:
-            raise InputError("constraint is one of your own, expected RigidLinks; torch.save the state_dict instead")
-        return self.config
+            return super().saved_config() | {"constraint": self.constraint.arguments()}
+        return super().saved_config()

@@ -27,7 +27,7 @@ from hamflow.interop.foreign import inverse_and_log_det
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.fitting import fit_density
 from hamflow.models.parts import check_config, fresh_base, fresh_parts
-from hamflow.models.storage import SavedModel, of_this_version, saved_history, write_model
+from hamflow.models.storage import SavedModel, name_parts, of_this_version, saved_history, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import Lift
 from hamflow.training import History, check_settings, random_generator
@@ -320,15 +320,13 @@ class NHF(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder, over one that is there: safetensors and JSON; see :func:`hamflow.load`."""
-        if not isinstance(self.config["lift"], str | None):
-            raise InputError("lift is a transform of your own, expected a named one; torch.save its state_dict instead")
         facts = {
             "components": self.base.components,
             "dtype": str(self.whitening.loc.dtype).removeprefix("torch."),
             "history": asdict(self.history),
             "columns": self.columns,
         }
-        write_model(path, SavedModel("NHF", self.config, self.state_dict(), facts))
+        write_model(path, SavedModel("NHF", name_parts(self.config), self.state_dict(), facts))
 
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:

@@ -13,7 +13,8 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Transform
 
 from hamflow.errors import CheckpointError, InputError, is_number
 from hamflow.io import atomic_path, check_writable
@@ -98,6 +99,37 @@ def of_this_version(kind: str) -> Iterator[None]:
     except (TypeError, KeyError, AttributeError, RuntimeError, InputError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the saved {kind} does not fit this version: {reason}") from error
+
+
+def name_parts(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with each object of the caller's own, whose code is not saved, by the name of its class."""
+    return {
+        name: {"own": type(value).__name__} if isinstance(value, nn.Module | Transform) else value
+        for name, value in config.items()
+    }
+
+
+def fill_parts(saved: SavedModel, parts: dict[str, Any]) -> SavedModel:
+    """The saved model with the caller's objects in the places that :func:`name_parts` marked.
+
+    Raises:
+        InputError: an object is missing, is of another class, or has no such place.
+    """
+    with of_this_version(saved.kind):
+        open_places = {name: x["own"] for name, x in saved.config.items() if isinstance(x, dict) and "own" in x}
+    for name, value in parts.items():
+        if name not in open_places:
+            wanted = f"expected {', '.join(open_places)} only" if open_places else "expected none"
+            raise InputError(f"{name} was given, but the saved {saved.kind} has no {name} of your own: {wanted}")
+        if type(value).__name__ != open_places[name]:
+            raise InputError(f"{name} is a {type(value).__name__}, expected the {open_places[name]} that was saved")
+    for name, kind in open_places.items():
+        if name not in parts:
+            raise InputError(
+                f"{name} is missing: the saved {saved.kind} has one of your own, whose weights are here but not its "
+                f"code; expected load(path, {name}=...) with a {kind} made as before"
+            )
+    return SavedModel(saved.kind, saved.config | parts, saved.state, saved.facts)
 
 
 def saved_history(saved: SavedModel) -> History:
