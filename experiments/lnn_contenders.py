@@ -117,7 +117,7 @@ class _Acceleration(nn.Module):
 
     def __init__(self, periodic: Sequence[int], q: Tensor, v: Tensor, a: Tensor, widths: list[int]) -> None:
         super().__init__()
-        self.features = AngleFeatures(periodic, q.shape[-1])
+        self.features = AngleFeatures(periodic, q.shape[-1], pairs=True)
         self.sizes = (q.shape[-1], v.shape[-1], a.shape[-1])
         sizes = [self.features.size + v.shape[-1], *widths, a.shape[-1]]
         layers: list[nn.Module] = []

@@ -16,6 +16,7 @@ from hamflow.energies import (
     SeparableHamiltonian,
     SumEnergy,
 )
+from hamflow.energies.features import AngleFeatures
 from hamflow.errors import InputError
 from hamflow.testing import check_energy
 from tests.parts import shaken
@@ -145,6 +146,18 @@ def test_angles_come_before_the_rest(float64: torch.dtype) -> None:
     x = torch.tensor([0.1, 0.2, 0.3])
     expected = x[0].cos() + 10 * x[2].cos() + 100 * x[0].sin() + 1000 * x[2].sin() + 1e4 * x[1]
     torch.testing.assert_close(PeriodicEnergy(seen, (0, 2), 3)(x), expected)
+
+
+def test_pairs_of_angles(float64: torch.dtype) -> None:
+    features = AngleFeatures((0, 2), 3, pairs=True)
+    x, direction = torch.randn(2, 5, 3)
+    a, b, c = x.T
+    turns = torch.stack((a, c, c - a, c + a), -1)
+    torch.testing.assert_close(features(x), torch.cat((turns.cos(), turns.sin(), b.unsqueeze(-1)), -1))
+    slopes = torch.randn(5, features.size)
+    by_x, along = torch.func.vjp(features, x)[1](slopes)[0], torch.func.jvp(features, (x,), (direction,))[1]
+    torch.testing.assert_close(features.pullback(features(x), slopes), by_x)
+    torch.testing.assert_close(features.tangent(features(x), direction), along)
 
 
 def test_pendulum_as_a_joint_hamiltonian_of_an_angle(float64: torch.dtype) -> None:

@@ -154,7 +154,7 @@ class NetworkMass(MassMatrix):
     ) -> None:
         super().__init__()
         check_positive("epsilon", epsilon)
-        self.features = AngleFeatures(periodic, dim)
+        self.features = AngleFeatures(periodic, dim, pairs=True)
         self.dim, self.epsilon = dim, float(epsilon)
         rows, columns = torch.tril_indices(dim, dim)
         self.network = Perceptron(self.features.size, len(rows), widths)

@@ -90,7 +90,7 @@ class NetworkLagrangian(Lagrangian):
         moving = _chosen("velocities", velocities, range(dim))
         carriers = _chosen("kinetic", kinetic, moving)
         self.dim = dim
-        self.features = AngleFeatures(periodic, dim)
+        self.features = AngleFeatures(periodic, dim, pairs=True)
         shapes = list(pairwise([self.features.size + dim, *widths]))
         # Slopes of softplus are one half at zero: twice the usual size keeps those of deep networks.
         self.weights = nn.ParameterList(

@@ -20,9 +20,12 @@ class PeriodicEnergy(Energy):
     as it stands, and with ``dim = 2 d`` inside a :class:`JointHamiltonian` a Hamiltonian whose positions are angles.
 
     Args:
-        energy: F, an :class:`Energy` of ``dim + len(periodic)`` variables.
+        energy: F, an :class:`Energy` of ``dim + len(periodic)`` variables; of ``2 n (n - 1)`` more with pairs of n
+            angles.
         periodic: the indices of the angles, [rad].
         dim: the number of variables of E.
+        pairs: whether F also sees the cosines, then the sines, of :math:`x_j - x_i` and :math:`x_j + x_i` for every two
+            angles, each after those of the angles.
 
     Raises:
         InputError: ``energy`` is not an :class:`Energy`, or an index is out of range or given twice; (when called) the
@@ -36,11 +39,11 @@ class PeriodicEnergy(Energy):
         True
     """
 
-    def __init__(self, energy: Energy, periodic: Sequence[int], dim: int) -> None:
+    def __init__(self, energy: Energy, periodic: Sequence[int], dim: int, *, pairs: bool = False) -> None:
         super().__init__()
         if not isinstance(energy, Energy):
             raise InputError(f"energy is a {type(energy).__name__}, expected an Energy (FunctionEnergy wraps one)")
-        self.features = AngleFeatures(periodic, dim)
+        self.features = AngleFeatures(periodic, dim, pairs=pairs)
         if not self.features.periodic:
             raise InputError(f"periodic = {tuple(periodic)!r}, expected different indices from 0 to {dim - 1}")
         self.energy = energy

@@ -18,6 +18,7 @@ from hamflow.energies import (
     ScaledEnergy,
     SeparableHamiltonian,
 )
+from hamflow.energies.features import AngleFeatures
 from hamflow.models.units import sizes
 
 #: separable: T(p) + V(q), a network each. mechanical: a learned mass and a network V(q). joint: one network H(q, p).
@@ -38,7 +39,8 @@ def potential_network(dim: int, widths: Sequence[int], periodic: Sequence[int]) 
     """A network of d variables; ``periodic`` lists those that are angles."""
     if not periodic:
         return MLPPotential(dim, widths, init="orthogonal")
-    return PeriodicEnergy(MLPPotential(dim + len(periodic), widths, init="orthogonal"), periodic, dim)
+    size = AngleFeatures(periodic, dim, pairs=True).size
+    return PeriodicEnergy(MLPPotential(size, widths, init="orthogonal"), periodic, dim, pairs=True)
 
 
 @torch.no_grad()
