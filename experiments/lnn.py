@@ -19,7 +19,7 @@ NAME = "lnn"
 NOTES = """
 Mean and standard error over the seeds; a seed draws data, weights and batches anew, but for the measured arm.
 
-- double_pendulum (m = l = 1, g = 9.8): accelerations at 200,000 random states, q in [0, 2 pi]^2 and v in [-10, 10]^2,
+- double_pendulum (m = l = 1, g = 9.8): accelerations at 100,000 random states, q in [0, 2 pi]^2 and v in [-10, 10]^2,
   as published, where about 3e8 states trained. energy_error_*: abs(E(100 s) - E(0)) of 40 motions from v in [0, .1]^2,
   in per cent of 29.4 J, their mean and median. acceleration_l1 on 10,000 fresh states.
 - relativistic (c = g = 1): 20,000 states, v in [-.99, .99]. weighted_l1: mean error of dv/dt, weighted by the speed.

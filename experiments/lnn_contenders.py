@@ -37,7 +37,7 @@ def settings(model: str, case: str) -> dict[str, Any]:
     if case == "double_pendulum":
         # Equal parameters: a network of both arguments is as large as two of one.
         build = {"widths": [64, 64] if model == "lnn" else [92, 92], "dtype": "float32"}
-        training |= {"learning_rate": 5e-3}
+        training |= {"epochs": 100}
     if case == "relativistic":
         build = {"widths": [64, 64], "dtype": "float64"}
         training |= {"epochs": 100, "polish": 300}

@@ -81,7 +81,7 @@ def double_pendulum(seed: int, quick: bool) -> Task:
         q, v = _uniform(n, 0, 2 * math.pi, 2, generator), _uniform(n, -10, 10, 2, generator)
         return q, v, system.acceleration(q, system.momentum(q, v))
 
-    train = _states(*draw(2000 if quick else 200_000), [0, 1])
+    train = _states(*draw(2000 if quick else 100_000), [0, 1])
     test = draw(10_000)
     n = 2 if quick else 40
     starts = _uniform(n, 0, 2 * math.pi, 2, generator), _uniform(n, 0, 0.1, 2, generator)
