@@ -45,8 +45,8 @@ def settings(model: str, case: str) -> dict[str, Any]:
         build = {"widths": [32, 32] if model == "lnn" else [46, 46], "dtype": "float64"}
         training |= {"epochs": 50, "polish": 100}
     if case in CHAINS:
-        build = {"widths": [64, 64], "dtype": "float64"}
-        training |= {"epochs": 100, "polish": 500}
+        build = {"widths": [32] if model == "lnn" else [64, 64], "dtype": "float64"}
+        training |= {"epochs": 100, "polish": 1500}
     if case == "wave":
         build = {"widths": [32, 32], "dtype": "float64"}
         training |= {"epochs": 60, "polish": 100}
@@ -81,10 +81,10 @@ def _train_lnn(
 ) -> Fitted:
     lagrangian: Any = build["lagrangian"]
     if lagrangian == "bodies":
-        # Masses of the bodies are learned, and the potential is a network of all coordinates.
+        # Masses of the bodies are learned, and the potential is a network of all coordinates with one hidden layer.
         assert task.bodies is not None
         mass = hf.ConstantMass(2 * task.bodies, structure="bodies", space=2, learn=True)
-        lagrangian = hf.MechanicalLagrangian(mass, hf.MLPPotential(2 * task.bodies, build["widths"])).to(dtype)
+        lagrangian = hf.MechanicalLagrangian(mass, hf.RidgePotential(2 * task.bodies, *build["widths"])).to(dtype)
     elif lagrangian == "field":
         assert task.spacing is not None
         lagrangian = hf.FieldLagrangian(task.spacing, local=True, widths=build["widths"]).to(dtype)

@@ -20,7 +20,7 @@ FIRST_DRAW = 1000
 GRAVITY = 9.81
 SOURCE = "Cranmer et al. (2020), arXiv 2003.04630"
 #: The relative difference between accelerations by two polynomials up to which the better one is learned from.
-TRUSTED = 1e-3
+TRUSTED = 1e-4
 CHAIN_SOURCE = "Finzi, Wang and Wilson (2020), arXiv 2010.13581, constrained Lagrangian"
 
 

@@ -126,3 +126,22 @@ def test_bad_input_is_named() -> None:
         polish(Line(), rows(), iterations=0)
     with pytest.raises(InputError, match="no parameter to train"):
         polish(Line().requires_grad_(False), rows())
+
+
+class Valley(nn.Module):
+    """Rosenbrock's function, in some unit."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.unit, self.at = unit, nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+
+    def loss(self, batch: Tensor) -> Tensor:
+        a, b = self.at
+        return self.unit * (100 * (b - a**2) ** 2 + (1 - a) ** 2)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1.0, 1e6])
+def test_the_unit_of_the_loss_does_not_matter(unit: float) -> None:
+    valley = Valley(unit)
+    assert polish(valley, torch.zeros(1, 1), iterations=60) < 1e-12 * unit
+    torch.testing.assert_close(valley.at.detach(), torch.ones(2, dtype=torch.float64), rtol=1e-5, atol=0)

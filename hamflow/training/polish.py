@@ -13,6 +13,8 @@ from hamflow.training.seeding import seeded
 
 #: Iterations between two looks at the validation loss.
 _ROUND = 20
+#: What the loss at the start is for the optimiser, whose tolerances are absolute.
+_LARGE = 1e6
 
 
 def polish(
@@ -55,10 +57,12 @@ def polish(
         parameters, history_size=50, line_search_fn="strong_wolfe", tolerance_grad=1e-10, tolerance_change=1e-14
     )
 
+    scale = 1.0
+
     def closure() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with seeded(seed, x.device):
-            loss: Tensor = model.loss(x)  # type: ignore[operator]
+            loss: Tensor = scale * model.loss(x)  # type: ignore[operator]
         loss.backward()
         return loss.detach()
 
@@ -74,13 +78,16 @@ def polish(
     model.train()
     best, kept = copy.deepcopy(model.state_dict()), float(closure())
     lowest, last = judge(kept), kept
+    if 0 < kept < math.inf:
+        # The optimiser learns no curvature from steps that gain less than 1e-10: of a small loss those would be all.
+        scale = _LARGE / kept
     try:
         for done in range(0, iterations, _ROUND):
             group = optimizer.param_groups[0]
             group["max_iter"] = min(_ROUND, iterations - done)
             group["max_eval"] = 2 * group["max_iter"]
             optimizer.step(closure)
-            loss = float(closure())
+            loss = float(closure()) / scale
             score = judge(loss)
             if math.isfinite(loss) and score < lowest:
                 best, kept, lowest = copy.deepcopy(model.state_dict()), loss, score
