@@ -12,7 +12,7 @@ from report import Row
 from torch import Tensor
 
 import hamflow as hf
-from hamflow.steps import KAHAN_LI8, Composition
+from hamflow.steps import COMPOSITIONS, Composition
 from hamflow.systems import Trajectories
 
 # Draws that no trial of any setting has seen.
@@ -196,7 +196,8 @@ def chain(links: int, seed: int, quick: bool) -> Task:
         hf.ConstantMass(2 * links, masses, structure="bodies", space=2),
         hf.FunctionEnergy(lambda q: q @ weight, lambda q: weight.expand_as(q)),
     ).double()
-    step = Composition(hf.Rattle(truth, rods), KAHAN_LI8)
+    # Of 100 steps these leave relative errors of 5e-9: the more links, the faster they whip.
+    step, substeps = Composition(hf.Rattle(truth, rods), COMPOSITIONS["kahan_li6"]), 2 if links < 3 else 4
 
     def simulate(n: int, steps: int) -> Tensor:
         angle, turn = (torch.randn(n, links, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -204,7 +205,7 @@ def chain(links: int, seed: int, quick: bool) -> Task:
         across = (lengths * turn).unsqueeze(-1) * torch.stack((angle.cos(), angle.sin()), -1)
         q, v = along.cumsum(-2).flatten(-2), across.cumsum(-2).flatten(-2)
         with torch.no_grad():
-            q, p = hf.rollout(step, q, truth.momentum(q, v), n_steps=steps, dt=0.03, substeps=2).chunk(2, -1)
+            q, p = hf.rollout(step, q, truth.momentum(q, v), n_steps=steps, dt=0.03, substeps=substeps).chunk(2, -1)
             return torch.cat((q, truth.velocity(q, p)), -1)
 
     n = 20 if quick else 800
