@@ -34,13 +34,13 @@ Mean and standard error over the seeds; a seed draws data, weights and batches a
   relative_error_geometric_mean: of |z - z'| / (|z| + |z'|) over 100 steps, the mean over 100 motions, as published.
 - wave: a density on a stencil of three points, trained on accelerations of fields on 10 points and rolled out on 100.
 
-lnn: on the double pendulums M(q) and V(q), a network each; for the relativistic particle one network L(q, v); on
-chains the masses of the bodies, a network V(q) of 32 ridges, and the known rods as a constraint; of fields one density
-network. lnn_general: one network L(q, v). mlp: a perceptron for the accelerations, which does not know the rods of chains, and
-of fields sees a point and its neighbours. hnn: one network H(q, v) as if v were the momentum (not for fields, whose
-number of points changes); hnn_momentum: from the true momentum. Contenders of a case have about equal parameters (but
-lnn on chains, which has fewer), the same data, epochs and precision, and hold out the same share of it to choose their
-weights.
+lnn: on the double pendulums M(q) and V(q), a network each; for the relativistic particle one network L(q, v); on chains
+the masses of the bodies, a network V(q) of 32 ridges, and the known rods as a constraint; of fields one density
+network. lnn_general: one network L(q, v). mlp: a perceptron for the accelerations, which does not know the rods of
+chains, and of fields sees a point and its neighbours. hnn: one network H(q, v) as if v were the momentum (not for
+fields, whose number of points changes); hnn_momentum: from the true momentum. Contenders of a case have about equal
+parameters (but lnn on chains, which has fewer), the same data, epochs and precision, and hold out the same share of it
+to choose their weights.
 """
 
 
