@@ -22,7 +22,7 @@ Mean and standard error over the seeds; a seed draws data, weights and batches a
 - double_pendulum (m = l = 1, g = 9.8): accelerations at 100,000 random states, q in [0, 2 pi]^2 and v in [-10, 10]^2,
   as published, where about 3e8 states trained. energy_error_*: abs(E(100 s) - E(0)) of 40 motions from v in [0, .1]^2,
   in per cent of 29.4 J, their mean and median. acceleration_l1 on 10,000 fresh states.
-- relativistic (c = g = 1): 20,000 states, v in [-.99, .99]. weighted_l1: mean error of dv/dt, weighted by the speed.
+- relativistic (c = g = 1): 10,000 states, v in [-.99, .99]. weighted_l1: mean error of dv/dt, weighted by the speed.
 - real_double_pendulum: 69 s of the free swing of an experimental arm with friction, every fifth of its states at 1 kHz,
   smoothed by splines whose derivatives are the accelerations. angle_rmse: over forecasts of one second, from measured
   states that did not train. distance_of_joints: what the learned mass matrix and torques say of the first arm's length.

@@ -39,8 +39,8 @@ def settings(model: str, case: str) -> dict[str, Any]:
         build = {"widths": [64, 64] if model == "lnn" else [92, 92], "dtype": "float32"}
         training |= {"epochs": 100}
     if case == "relativistic":
-        build = {"widths": [64, 64], "dtype": "float64"}
-        training |= {"epochs": 100, "polish": 300}
+        build = {"widths": [32, 32], "dtype": "float64"}
+        training |= {"epochs": 400, "polish": 2500}
     if case == "real_double_pendulum":
         build = {"widths": [32, 32] if model == "lnn" else [46, 46], "dtype": "float64"}
         training |= {"epochs": 50, "polish": 100}

@@ -121,7 +121,7 @@ def relativistic(seed: int, quick: bool) -> Task:
         q, v = _uniform(n, -1, 1, 1, generator), _uniform(n, -0.99, 0.99, 1, generator)
         return q, v, (1 - v**2) ** 2.5 / (1 + 2 * v**2)
 
-    train = _states(*draw(500 if quick else 20_000), [])
+    train = _states(*draw(500 if quick else 10_000), [])
     q, v, a = draw(10_000)
 
     def judge(fitted: Fitted) -> tuple[list[Row], dict[str, Tensor]]:
