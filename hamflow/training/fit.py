@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hamflow.errors import CheckpointError, FitError, InputError, check_choice, check_positive, check_seed, is_number
+from hamflow.errors import CheckpointError, FitError, InputError
 from hamflow.io import check_writable
 from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
 from hamflow.training.rows import fingerprint, split_rows
 from hamflow.training.seeding import seeded
+from hamflow.training.settings import check_settings, decay_groups
 
 _MAX_RETURNS = 5
 _CHECKPOINT_SECONDS = 10.0
@@ -114,40 +115,6 @@ def fit(
         return run.train(progress)
 
 
-def check_settings(**settings: Any) -> dict[str, Any]:
-    """The settings of :func:`fit` that decide its course, all of them, or an :class:`InputError` that names a bad one.
-
-    Args:
-        settings: epochs, batch_size, learning_rate, weight_decay, schedule, patience, clip and seed.
-    """
-    check_positive("epochs", settings["epochs"], integer=True)
-    check_positive("batch_size", settings["batch_size"], integer=True)
-    check_positive("learning_rate", settings["learning_rate"])
-    check_positive("clip", settings["clip"])
-    check_choice("schedule", settings["schedule"], ("cosine", "plateau", "constant"))
-    if settings["patience"] is not None:
-        check_positive("patience", settings["patience"], integer=True)
-    decay = settings["weight_decay"]
-    if not is_number(decay) or not 0 <= decay < math.inf:
-        raise InputError(f"weight_decay = {decay!r}, expected a finite number >= 0")
-    check_seed("seed", settings["seed"])
-    return settings
-
-
-def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    spared = {
-        id(parameter)
-        for module in model.modules()
-        if getattr(module, "no_weight_decay", False)
-        for parameter in module.parameters(recurse=False)
-    }
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault(0.0 if id(parameter) in spared else weight_decay, []).append(parameter)
-    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
-
-
 class _Run:
     def __init__(
         self, model: nn.Module, rows: Tensor, held_out: Tensor | None, settings: dict[str, Any], path: Path | None
@@ -157,7 +124,7 @@ class _Run:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise InputError("model has no parameter to train, expected at least one with requires_grad")
-        self.optimizer = torch.optim.AdamW(_decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"])
+        self.optimizer = torch.optim.AdamW(decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"])
         self.parameters = parameters
         self.history = History()
         self.epoch = 0
