@@ -92,6 +92,40 @@ def test_a_lagrangian_of_time(t: Any) -> None:
     torch.testing.assert_close(both.acceleration(q, v, t), expected - 2 * q / (1 + time**2))
 
 
+EXPANDED = {
+    "row": lambda x: x[:1].expand(4, 2),
+    "column": lambda x: x[:, :1].expand(4, 2),
+    "middle": lambda x: x[:, None].expand(4, 3, 2),
+}
+
+
+@pytest.mark.parametrize("expanded", EXPANDED.values(), ids=EXPANDED.keys())
+def test_expanded_states_have_the_accelerations_of_their_copies(expanded: Callable[[Tensor], Tensor]) -> None:
+    def energy(x: Tensor) -> Tensor:
+        return 0.5 * x[..., 1] ** 2 + x[..., 0].cos() * x[..., 1]
+
+    class Turning(MassMatrix):
+        def forward(self, q: Tensor) -> Tensor:
+            return torch.diag_embed(2 + q[..., [1]].sin() + torch.zeros_like(q))
+
+    law = hf.FunctionLagrangian(lambda q, v: 0.5 * (v**2).sum(-1) + q[..., 1].cos() - q[..., 0] * v[..., 1])
+    energies = hf.FunctionHamiltonian(lambda q, p: 0.5 * (p**2).sum(-1) + q[..., 0] * p[..., 1])
+    circle = hf.FunctionConstraint(lambda q: (q[..., 0] ** 2 + q[..., 1] ** 2 - 1).unsqueeze(-1))
+    q, v = (expanded(x) for x in states(4, 2))
+    for function in (
+        law.acceleration, hf.LNN(2, lagrangian=law, constraint=circle).acceleration,
+        hf.LegendreLagrangian(energies).acceleration,
+        hf.MechanicalLagrangian(Turning(), hf.FunctionEnergy(energy)).acceleration,
+    ):  # fmt: skip
+        assert torch.equal(function(q, v), function(q.clone(), v.clone()))
+
+
+def test_expanded_times() -> None:
+    q, v = (x.expand(3, 5, 1) for x in states(5, 1))
+    times = torch.linspace(0, 1, 5, dtype=F64).expand(3, -1)[..., None]
+    assert torch.equal(Driven().acceleration(q, v, times), Driven().acceleration(q, v, times.clone()))
+
+
 def test_known_gravity_and_a_network() -> None:
     torch.manual_seed(0)
     learned = hf.MechanicalLagrangian(NetworkMass(2, (8,)), hf.RidgePotential(2, width=4)).double()

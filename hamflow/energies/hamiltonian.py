@@ -22,6 +22,15 @@ def _gradients(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -
     return torch.func.grad(lambda *xs: function(*xs).sum(), argnums=argnums)(*arguments)
 
 
+def directional(
+    function: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The value of a function and its derivative along a direction, by ``torch.func``."""
+    # Tangents take the strides of the point, and are written to: of an expanded point all entries would be one.
+    found = torch.func.jvp(function, tuple(x.contiguous() for x in at), along)
+    return found[0], found[1]
+
+
 #: So that a time halfway between two layers falls on the same side however rounding made it.
 _FUZZ = 1e-9
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hamflow.energies.hamiltonian import Time, _gradients
+from hamflow.energies.hamiltonian import Time, _gradients, directional
 from hamflow.energies.inertia import solve_mass
 from hamflow.errors import InputError
 from hamflow.roots import root
@@ -65,12 +65,11 @@ class Lagrangian(nn.Module):
         force, momentum = self.gradient(q, v, time)
 
         def along(direction: Tensor) -> Tensor:
-            change: Tensor = torch.func.jvp(lambda u: self.gradient(q, u, time)[1], (v,), (direction.expand_as(v),))[1]
-            return change
+            return directional(lambda u: self.gradient(q, u, time)[1], (v,), (direction.expand_as(v),))[1]
 
         # Not out_dims=-1, which breaks where L has no velocity in it.
         mass = torch.func.vmap(along)(torch.eye(v.shape[-1]).to(v)).movedim(0, -1)
-        transport = torch.func.jvp(lambda x, s: self.gradient(x, v, s)[1], (q, time), (v, torch.ones_like(time)))[1]
+        transport = directional(lambda x, s: self.gradient(x, v, s)[1], (q, time), (v, torch.ones_like(time)))[1]
         return Terms(force, momentum, mass, transport)
 
     def momentum(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
