@@ -31,6 +31,24 @@ def directional(
     return found[0], found[1]
 
 
+def time_of_rows(t: Time, q: Tensor) -> Tensor:
+    """One time for each row of q (*batch, d), as a tensor (*batch, 1) of its dtype and device.
+
+    Raises:
+        InputError: t is neither a number nor an array that broadcasts to (*batch, 1).
+    """
+    wanted = (*q.shape[:-1], 1)
+    try:
+        time = torch.as_tensor(t, dtype=q.dtype, device=q.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"t is a {type(t).__name__}, expected a number or an array of shape {wanted}") from error
+    if time.ndim > len(wanted) or any(n not in (1, m) for n, m in zip(time.shape[::-1], wanted[::-1], strict=False)):
+        raise InputError(
+            f"t has shape {tuple(time.shape)} for states of shape {tuple(q.shape)}, expected a number or shape {wanted}"
+        )
+    return time.expand(wanted)
+
+
 #: So that a time halfway between two layers falls on the same side however rounding made it.
 _FUZZ = 1e-9
 

@@ -17,7 +17,7 @@ from hamflow.energies import (
     RigidLinks,
     constrained_acceleration,
 )
-from hamflow.energies.hamiltonian import Time
+from hamflow.energies.hamiltonian import Time, time_of_rows
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.constraint import checked_constraint
 from hamflow.models.dynamics import Dynamics, check_angles, check_widths, graph_for
@@ -262,7 +262,7 @@ class LNN(Dynamics):
 
     def _at(self, q: Any, x: Any, t: Any) -> tuple[Tensor, Tensor, Time]:
         q, x = self.states(q, x)
-        return q, x, float(t) if is_number(t) else torch.as_tensor(t).to(q)
+        return q, x, float(t) if is_number(t) else time_of_rows(t, q)
 
     def rollout(
         self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int | None = None, t: float = 0.0,
