@@ -325,8 +325,11 @@ class LNN(Dynamics):
     def to_hnn(self, **settings: Any) -> HNN:
         """The Hamiltonian model of this one, by the Legendre transform; both share their parameters.
 
+        Its step is the implicit midpoint rule, of order 2 where the default of this model has 4; more ``substeps`` in
+        its rollouts make up for that. What is kept on disk is this model: convert after loading.
+
         Args:
-            settings: scheme, as for :class:`HNN`.
+            settings: standardise and seed, as for :class:`HNN`, for another fit.
 
         Raises:
             InputError: the model has friction or a constraint.
