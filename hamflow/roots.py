@@ -17,6 +17,8 @@ DERIVATIVES = 2
 _SLOW = 0.1
 #: How often a Newton step is halved where it leaves the domain of the equations.
 _HALVINGS = 20
+#: So many of the rows to blame are named.
+_NAMED = 5
 
 
 class Root(NamedTuple):
@@ -73,6 +75,19 @@ def root(
     return Root(x, residual)
 
 
+def blamed(residuals: Tensor, tolerance: float) -> str:
+    """Which rows (*batch,) did not settle, in words; where some are not finite, these."""
+    bad = ~residuals.isfinite()
+    return named_rows(bad if bool(bad.any()) else ~(residuals <= tolerance))
+
+
+def named_rows(bad: Tensor) -> str:
+    """How many rows (*batch,) these are, and the indices of the first of them."""
+    places = [str(tuple(place)) for place in bad.nonzero().tolist()]
+    more = ", ..." if len(places) > _NAMED else ""
+    return f"{len(places)} of {bad.numel()} rows" + (f", at {', '.join(places[:_NAMED])}{more}" if bad.ndim else "")
+
+
 def _solve(
     equations: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -82,7 +97,7 @@ def _solve(
     linearise: Callable[[Tensor], Callable[[Tensor], Tensor]],
 ) -> tuple[Tensor, float]:
     tolerance = tolerance or (1e-13 if x.dtype == torch.float64 else 1e-5)
-    before, residual = 1.0, 0.0
+    before, residual, each = 1.0, 0.0, x.new_zeros(x.shape[:-1])
     solve, step = None, torch.zeros_like(x)
     for _ in range(max_iterations):
         defect = equations(x)
@@ -97,7 +112,9 @@ def _solve(
         if solve is None:
             solve = linearise(x)
         step = solve(defect)
-        residual = float((step.abs() / (1 + x.abs().amax(-1, keepdim=True))).max()) if x.numel() else 0.0
+        if x.numel():
+            each = (step.abs() / (1 + x.abs().amax(-1, keepdim=True))).amax(-1)
+            residual = float(each.max())
         # Once the tolerance is met, going on until the steps stop shrinking brings them down to rounding.
         if residual == 0 or (before <= tolerance and residual >= _SLOW * before):
             return x, residual
@@ -111,7 +128,7 @@ def _solve(
         return x, residual
     raise SolveError(
         f"{what}: a Newton step of relative size {residual:.2e} after at most {max_iterations} iterations, expected "
-        f"<= {tolerance:.0e}; a smaller dt helps where this is a step"
+        f"<= {tolerance:.0e}: {blamed(each, tolerance)}; a smaller dt helps where this is a step"
     )
 
 
@@ -122,7 +139,7 @@ def _inverse_jacobian(equations: Callable[[Tensor], Tensor], x: Tensor, what: st
     matrix = torch.func.vmap(lambda e: pullback(e.expand_as(x))[0], out_dims=-2)(units)
     inverse, info = torch.linalg.inv_ex(matrix)
     if bool(info.any()):
-        raise SolveError(f"{what}: the Jacobian of {int(info.count_nonzero())} of {info.numel()} rows is singular")
+        raise SolveError(f"{what}: the Jacobian is singular in {named_rows(info != 0)}")
     return inverse
 
 

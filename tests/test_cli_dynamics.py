@@ -84,6 +84,42 @@ def test_fit_is_the_python_call(tmp_path: Path, folder: Path) -> None:
     assert state.exists()
 
 
+def test_files_of_different_lengths_are_fitted_together(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A CSV of such trajectories is refused, and its parts are taken, as a list is in Python."""
+    data = Trajectories.load(folder / "spring.npz")
+    short, long = tmp_path / "short.csv", tmp_path / "long.csv"
+    parts = [data[0].between(0, 10), data[1:]]
+    for part, file in zip(parts, (short, long), strict=True):
+        part.save(file)
+    both, more = tmp_path / "both.csv", [line.split(",") for line in short.read_text().splitlines()[2:]]
+    which = short.read_text().splitlines()[1].split(",").index("trajectory")
+    lines = [",".join("9" if k == which else entry for k, entry in enumerate(line)) for line in more]
+    both.write_text(long.read_text() + "\n".join(lines) + "\n")
+    assert call("fit", both, "--out", tmp_path / "refused", *TINY) == 2
+    assert "write them to files of their own, and fit to all of these" in capsys.readouterr().err
+    options = ["--polish", 2, "--periodic", "0"]
+    for model, extra in (("hnn", []), ("lnn", ["--regulariser", 0.01, "--composition", "none"])):
+        run = tmp_path / model
+        assert call("fit", short, long, "--out", run, "--model", model, *options, *extra, *TINY[2:-1]) == 0
+        assert f"{short}, {long}: 3 trajectories of 10 to 26 states with q, p, v" in capsys.readouterr().out
+        found, own = hf.load(run), {"regulariser": 0.01, "composition": None} if extra else {}
+        kind = hf.LNN if extra else hf.HNN
+        expected = kind(1, widths=(8,), periodic=(0,), **own).fit(parts, epochs=3, polish=2, progress=False)
+        assert isinstance(found, kind) and found.config == expected.config
+        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
+        assert call("rollout", run, "--out", tmp_path / f"{model}.npz") == 0
+        path = Trajectories.load(tmp_path / f"{model}.npz")
+        assert (path.n, path.n_times, path.periodic) == (3, 26, (0,))
+        torch.testing.assert_close(path.q[:, 0], data.q[:, 0])
+    bare = ["--model", "lnn", "--periodic", "none", "--composition", "kahan_li6", *TINY[2:]]
+    assert call("fit", folder / "stars.npz", "--out", tmp_path / "bare", *bare) == 0
+    model = hf.load(tmp_path / "bare")
+    assert isinstance(model, hf.LNN)
+    assert (model.config["periodic"], model.config["composition"]) == ([], "kahan_li6")
+
+
 def test_a_run_gives_way_to_one_of_the_other_model(tmp_path: Path, folder: Path) -> None:
     run, table = tmp_path / "run", tmp_path / "table.csv"
     write_table(table, np.random.default_rng(0).normal(size=(40, 1)))
@@ -311,6 +347,18 @@ def test_plot_auto_depends_on_what_is_there(tmp_path: Path, folder: Path, capsys
         ("fit {spring}.npz --out {new} --model lnn --scheme leapfrog", "--scheme belongs to --model hnn"),
         ("fit {spring}.npz --out {new} --model lnn --n-steps 3", "--n-steps belongs to --model nhf"),
         ("fit {spring}.npz --out {new} --model lnn --lagrangian dark", "lagrangian = 'dark', expected one of 'mech"),
+        ("fit {spring}.npz {stars}.npz --out {new}", "2 files were given, expected one table"),
+        ("fit {spring}.npz {stars}.npz --out {new} --model hnn", "data has 2 coordinates, expected dim = 1"),
+        ("fit {spring}.npz --out {new} --polish 3", "--polish belongs to --model hnn"),
+        ("fit {spring}.npz --out {new} --periodic 0", "--periodic belongs to --model hnn"),
+        ("fit {spring}.npz --out {new} --model hnn --periodic 1", "periodic = (1,), expected indices of the 1 coord"),
+        (
+            "fit {spring}.npz --out {new} --model hnn --periodic all",
+            "--periodic = 'all', expected whole numbers as in 0,1",
+        ),
+        ("fit {spring}.npz --out {new} --model hnn --regulariser 0.1", "--regulariser belongs to --model lnn"),
+        ("fit {spring}.npz --out {new} --model hnn --composition none", "--composition belongs to --model lnn"),
+        ("fit {spring}.npz --out {new} --model lnn --composition odd", "composition = 'odd', expected one of"),
         ("fit {spring}.npz --out {spring} --model hnn", "exists; --overwrite replaces it"),
         ("rollout {spring} --out {new}.txt", "suffix '.txt'"),
         ("rollout {spring} --out {new}.npz --initial {stars}.npz", "has 2 coordinates, expected 1"),

@@ -92,6 +92,63 @@ def test_a_lagrangian_of_time(t: Any) -> None:
     torch.testing.assert_close(both.acceleration(q, v, t), expected - 2 * q / (1 + time**2))
 
 
+EXPANDED = {
+    "row": lambda x: x[:1].expand(4, 2),
+    "column": lambda x: x[:, :1].expand(4, 2),
+    "middle": lambda x: x[:, None].expand(4, 3, 2),
+}
+
+
+@pytest.mark.parametrize("expanded", EXPANDED.values(), ids=EXPANDED.keys())
+def test_expanded_states_have_the_accelerations_of_their_copies(expanded: Callable[[Tensor], Tensor]) -> None:
+    def energy(x: Tensor) -> Tensor:
+        return 0.5 * x[..., 1] ** 2 + x[..., 0].cos() * x[..., 1]
+
+    class Turning(MassMatrix):
+        def forward(self, q: Tensor) -> Tensor:
+            return torch.diag_embed(2 + q[..., [1]].sin() + torch.zeros_like(q))
+
+    law = hf.FunctionLagrangian(lambda q, v: 0.5 * (v**2).sum(-1) + q[..., 1].cos() - q[..., 0] * v[..., 1])
+    energies = hf.FunctionHamiltonian(lambda q, p: 0.5 * (p**2).sum(-1) + q[..., 0] * p[..., 1])
+    circle = hf.FunctionConstraint(lambda q: (q[..., 0] ** 2 + q[..., 1] ** 2 - 1).unsqueeze(-1))
+    q, v = (expanded(x) for x in states(4, 2))
+    for function in (
+        law.acceleration, hf.LNN(2, lagrangian=law, constraint=circle).acceleration,
+        hf.LegendreLagrangian(energies).acceleration,
+        hf.MechanicalLagrangian(Turning(), hf.FunctionEnergy(energy)).acceleration,
+    ):  # fmt: skip
+        assert torch.equal(function(q, v), function(q.clone(), v.clone()))
+
+
+def by_module() -> nn.Module:
+    class Module(nn.Module):
+        def forward(self, q: Tensor, v: Tensor, t: Tensor) -> Tensor:
+            return (t.sin() * q).sum(-1)
+
+    return Module()
+
+
+@pytest.mark.parametrize(
+    "function", [lambda q, v, t: (t.sin() * q).sum(-1), lambda q, v, t=0.0: (t.sin() * q).sum(-1), by_module()]
+)
+@pytest.mark.parametrize("t", [0.7, torch.tensor(0.7, dtype=F64), torch.linspace(0, 1, 5, dtype=F64).unsqueeze(-1)])
+def test_a_function_of_time_is_a_known_force(function: Any, t: Any) -> None:
+    """v^2 + q sin t: the acceleration is sin(t) / 2."""
+    law = hf.FunctionLagrangian(lambda q, v, mass=2.0: 0.5 * mass * (v**2).sum(-1)) + hf.FunctionLagrangian(function)
+    q, v = states(5, 2)
+    expected = (0.5 * torch.as_tensor(t, dtype=F64).sin()).expand(5, 2)
+    torch.testing.assert_close(law.acceleration(q, v, t), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(hf.LNN(2, lagrangian=law).double().acceleration(q, v, t), expected, rtol=1e-14, atol=0)
+    alone = law.acceleration(q[0], v[0], 0.7)
+    torch.testing.assert_close(alone, torch.full_like(alone, 0.5 * math.sin(0.7)))
+
+
+def test_expanded_times() -> None:
+    q, v = (x.expand(3, 5, 1) for x in states(5, 1))
+    times = torch.linspace(0, 1, 5, dtype=F64).expand(3, -1)[..., None]
+    assert torch.equal(Driven().acceleration(q, v, times), Driven().acceleration(q, v, times.clone()))
+
+
 def test_known_gravity_and_a_network() -> None:
     torch.manual_seed(0)
     learned = hf.MechanicalLagrangian(NetworkMass(2, (8,)), hf.RidgePotential(2, width=4)).double()
@@ -130,11 +187,27 @@ def test_networks_start_with_a_positive_mass(depth: int) -> None:
 SPRING = hf.FunctionLagrangian(lambda q, v: (v**2 - q**2).sum(-1))
 Q, V = torch.ones(2, 3, 2)
 
+
+class Tall(hf.Lagrangian):
+    def forward(self, q: Tensor, v: Tensor, t: Any = 0.0) -> Tensor:
+        return v**2
+
+
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "function": (
         lambda: hf.FunctionLagrangian(lambda q, v: v**2)(Q, V),
         r"function returned shape \(3, 2\) for q of shape \(3, 2\), expected \(3,\)",
     ),
+    "function_of_time": (
+        lambda: hf.FunctionLagrangian(lambda q, v, t: t * q.sum(-1))(Q, V, 1.0),
+        r"function, given t of shape \(3, 1\), returned shape \(3, 3\) for q of shape \(3, 2\), expected \(3,\)",
+    ),
+    "times": (
+        lambda: hf.FunctionLagrangian(lambda q, v, t: t[..., 0])(Q, V, torch.ones(3)),
+        r"t has shape \(3,\) for states of shape \(3, 2\), expected a number or shape \(3, 1\)",
+    ),
+    "own": (lambda: Tall().acceleration(Q, V), r"Tall returned shape \(3, 2\) for q of .*, expected \(3,\)"),
+    "own_in_sum": (lambda: (SPRING + Tall())(Q, V), r"Tall returned shape \(3, 2\) for q of shape \(3, 2\)"),
     "sum_nothing": (lambda: hf.SumLagrangian(), "terms is empty"),
     "sum_energy": (lambda: SPRING + nn.Linear(1, 1), "terms is Linear, expected one Lagrangian or more"),  # type: ignore[operator]
     "mass": (lambda: hf.MechanicalLagrangian(torch.eye(2), hf.RidgePotential(2)), "mass is a Tensor, expected a Mass"),  # type: ignore[arg-type]

@@ -83,3 +83,24 @@ def test_motions_do_not_determine_a_lagrangian() -> None:
     full = torch.tensor([[2.0, 0.7], [0.7, 1.0]], dtype=F64)
     alike = hf.FunctionLagrangian(lambda q, v: 0.5 * ((v @ full * v).sum(-1) - (q @ full * q).sum(-1)))
     torch.testing.assert_close(alike.acceleration(q, v), -q)
+
+
+def test_a_model_is_shown_in_one_line() -> None:
+    """The law, which the step holds again, was printed several times over."""
+    assert repr(hf.HNN(1, widths=(4,))) == "HNN(dim=1, energy='separable', integrator='yoshida4', parameters=24)"
+    law = hf.MechanicalLagrangian(hf.ConstantMass(2, learn=True), hf.RidgePotential(2, width=4))
+    count = sum(p.numel() for p in law.parameters())
+    shown = f"LNN(dim=2, lagrangian=MechanicalLagrangian, integrator='midpoint', parameters={count})"
+    assert str(hf.LNN(2, lagrangian=law, composition=None)) == shown
+
+
+def test_the_hamiltonian_twin_has_another_order() -> None:
+    """The implicit midpoint rule: twice the substeps, a quarter of the error."""
+    model = hf.LNN(2, lagrangian=hf.LegendreLagrangian(ARM))
+    data = ARM.simulate(3, 10, 0.05)
+    q, p = data.q[:, 0], data.need("p")[:, 0]
+    hnn = model.to_hnn()
+    ends = [hnn.rollout(q, p, n_steps=10, dt=0.05, substeps=k)[-1, :, :2] for k in (1, 2, 4)]
+    errors = [float((end - data.q[:, 10]).abs().max()) for end in ends]
+    assert hnn.integrator == "implicit_midpoint"
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.05) and errors[1] / errors[2] == pytest.approx(4, rel=0.05)

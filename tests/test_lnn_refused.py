@@ -1,8 +1,10 @@
 """What a model of a Lagrangian refuses, by name, and what cannot be done."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -95,6 +97,20 @@ def test_one_number_a_row() -> None:
 
     with pytest.raises(hf.InputError, match=r"lagrangian returned shape \(2, 2\) for q"):
         fit(tiny(), Timed())
+
+
+@pytest.mark.parametrize("read", ["acceleration", "energy", "momentum", "velocity", "mass_matrix"])
+def test_bad_times_are_named(read: str) -> None:
+    """One time a state is (*batch, 1): times without the last dimension would go to other states."""
+    function = getattr(hf.LNN(2, widths=(4,)), read)
+    for batch, t in [((5,), (5,)), ((2, 2), (2, 2)), ((3, 4), (4,)), ((5,), (5, 2)), ((2,), (3, 2, 1)), ((), (2,))]:
+        message = f"t has shape {t} for states of shape {(*batch, 2)}, expected a number or shape {(*batch, 1)}"
+        with pytest.raises(hf.InputError, match=re.escape(message)):
+            function(torch.zeros(*batch, 2), torch.ones(*batch, 2), torch.ones(t))
+    with pytest.raises(hf.InputError, match="t is a str, expected a number or an array"):
+        function(torch.zeros(2), torch.ones(2), "now")
+    for t in (0.5, torch.tensor(0.5), torch.ones(1), torch.ones(4, 1), torch.ones(3, 4, 1), np.ones((3, 1, 1))):
+        assert function(torch.zeros(3, 4, 2), torch.ones(3, 4, 2), t).shape[:2] == (3, 4)
 
 
 def test_bad_states_are_named() -> None:

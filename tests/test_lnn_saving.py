@@ -93,3 +93,24 @@ def test_a_checkpoint_belongs_to_its_objective(noise: float, tmp_path: Path) -> 
         assert fit(data, learn_from=before, **settings).history.train == first.train
         with pytest.raises(hf.CheckpointError, match=r"model misfit = '\w+', expected '\w+'"):
             fit(data, learn_from=after, **settings)
+
+
+@pytest.mark.parametrize("validation", [0.2, None])
+@pytest.mark.parametrize(
+    "how", [{"learn_from": "derivatives"}, {"learn_from": "derivatives", "noise": 0.05}, {"learn_from": "states"}]
+)
+def test_a_checkpoint_belongs_to_its_law(how: dict[str, Any], validation: float | None, tmp_path: Path) -> None:
+    """Two laws that differ inside a function alone have the same settings and the same weights."""
+
+    def falling(g: float) -> hf.Lagrangian:
+        return hf.NetworkLagrangian(1, widths=(4,)) + hf.FunctionLagrangian(lambda q, v: (g * q.cos()).sum(-1))
+
+    settings: dict[str, Any] = {"epochs": 3, "validation": validation, "checkpoint": tmp_path / "run"} | how
+    torch.manual_seed(0)
+    earth, again, moon = falling(9.81), falling(9.81), falling(1.62)
+    again.load_state_dict(earth.state_dict())
+    moon.load_state_dict(earth.state_dict())
+    first = fit(tiny(), earth, **settings).history
+    assert fit(tiny(), again, **settings).history.train == first.train
+    with pytest.raises(hf.CheckpointError, match=r"another model or law: .* loss of .* when it was written, and give"):
+        fit(tiny(), moon, **settings)

@@ -126,6 +126,28 @@ def test_an_implicit_step_that_does_not_settle_says_when() -> None:
     assert 0.5 < error.value.time < 3 and isinstance(error.value.__cause__, hf.SolveError)
 
 
+@pytest.mark.parametrize("stages", [1, 3, None])
+@pytest.mark.parametrize(
+    ("shape", "places"),
+    [
+        ((5,), r"1 of 5 rows, at \(1,\);"),
+        ((5, 8), r"8 of 40 rows, at \(1, 0\), .*, \(1, 4\), ...;"),
+        ((), "1 of 1 rows;"),
+    ],
+)
+def test_an_implicit_step_that_does_not_settle_says_which(
+    stages: int | None, shape: tuple[int, ...], places: str
+) -> None:
+    """All rest at the top of a hill but one, by Gauss collocation or a variational step."""
+    hill = hf.FunctionHamiltonian(lambda q, p: (0.5 * p**2 - q**4).sum(-1))
+    moving = hf.FunctionLagrangian(lambda q, v: (0.5 * v**2 + q**4).sum(-1))
+    q = torch.tensor([0.0, 3.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    q = (q[:, None].expand(5, 8) if len(shape) == 2 else q if shape else q[1])[..., None]
+    step = hf.LNN(1, lagrangian=moving).step if stages is None else hf.GaussLegendre(hill, stages)
+    with pytest.raises(hf.RolloutError, match=places):
+        hf.rollout(step, q, 0 * q, n_steps=50, dt=0.3 if stages else 0.1)
+
+
 @pytest.mark.parametrize("n", [20, 25, 39, 200])
 def test_a_short_series_has_a_trend_too(n: int) -> None:
     noise = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)

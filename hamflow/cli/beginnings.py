@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -69,6 +69,13 @@ class Beginnings:
         dt = float((times[:, -1] - times[:, 0]).mean()) / steps if steps else None
         origin = next(name for name in ("p", "v", "q") if name in data.given)
         return cls(states.q[:, 0], states.need("p")[:, 0], second, steps, dt, units, data.periodic, origin)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Those of several files, which go on for as long as the longest."""
+        longest = max(parts, key=lambda part: part.n_steps)
+        q, x = (torch.cat([getattr(part, name) for part in parts]) for name in ("q", "x"))
+        return replace(longest, q=q, x=x)
 
     def check_like(self, other: Self, name: str) -> None:
         """Raise :class:`InputError` where the file ``name``, whose beginnings these are, speaks another language.

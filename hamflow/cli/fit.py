@@ -19,8 +19,9 @@ from hamflow.errors import InputError, check_device, check_training_table
 from hamflow.io import check_writable, read_table
 from hamflow.models import HNN, LNN, NHF
 from hamflow.models.lagrangians import LAGRANGIANS
+from hamflow.models.learning import checked_sets
 from hamflow.models.mechanics import ENERGIES
-from hamflow.steps import SCHEMES
+from hamflow.steps import COMPOSITIONS, SCHEMES
 from hamflow.systems import Trajectories
 
 
@@ -54,9 +55,11 @@ def _shown(value: Any) -> str:
 
 def fit(
     data: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            help="A table (CSV, NPY, NPZ, Parquet); for hnn and lnn trajectories (NPZ, HDF5, CSV).", show_default=False
+            help="A table (CSV, NPY, NPZ, Parquet); for hnn and lnn trajectories (NPZ, HDF5, CSV), in several files "
+            "where their lengths differ.",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write the fitted model to.", show_default=False)],
@@ -80,6 +83,12 @@ def fit(
     widths: Annotated[
         str | None, _option("widths", of=[_HNN], help="hnn, lnn: the hidden widths of the networks, as in 64,64.")
     ] = None,
+    periodic: Annotated[
+        str | None,
+        typer.Option(
+            help="hnn, lnn: the coordinates that are angles, as in 0,1, or none. Without, what the files say."
+        ),
+    ] = None,
     learn_from: Annotated[
         str | None,
         _option("learn_from", of=[_HNN], help="hnn, lnn: derivatives, states or auto; lnn: residual too."),
@@ -96,6 +105,15 @@ def fit(
     ] = None,
     substeps: Annotated[
         int | None, _option("substeps", of=[_HNN], help="hnn, lnn: steps between two measured states.", min=1)
+    ] = None,
+    polish: Annotated[
+        int | None, _option("polish", of=[_HNN], help="hnn, lnn: iterations of L-BFGS at the end.", min=0)
+    ] = None,
+    regulariser: Annotated[
+        float | None, _option("regulariser", of=[_LNN], help="lnn: the share of kinetic energy that is added.")
+    ] = None,
+    composition: Annotated[
+        str | None, _option("composition", of=[_LNN], help=f"lnn: {', '.join(COMPOSITIONS)} or none.")
     ] = None,
     friction: Annotated[bool, typer.Option("--friction", help="hnn, lnn: learn a friction too.")] = False,
     scheme: Annotated[str | None, _option("scheme", of=[_HNN], help=f"hnn: {', '.join(SCHEMES)}.")] = None,
@@ -117,8 +135,8 @@ def fit(
 ) -> None:
     """Fit a flow to a table, or a Hamiltonian or Lagrangian Neural Network to trajectories; write it to a folder."""
     dynamics = {
-        "widths": widths, "learn_from": learn_from, "window": window, "substeps": substeps,
-        "noise": noise and _noise(noise), "friction": friction or None,
+        "widths": widths, "periodic": periodic, "learn_from": learn_from, "window": window, "substeps": substeps,
+        "noise": noise and _noise(noise), "friction": friction or None, "polish": polish,
     }  # fmt: skip
     own: dict[Model, dict[str, Any]] = {
         Model.nhf: {
@@ -126,7 +144,7 @@ def fit(
             "particles": particles, "n_steps": n_steps, "width": width,
         },
         Model.hnn: {"energy": energy, "scheme": scheme} | dynamics,
-        Model.lnn: {"lagrangian": lagrangian} | dynamics,
+        Model.lnn: {"lagrangian": lagrangian, "regulariser": regulariser, "composition": composition} | dynamics,
     }  # fmt: skip
     for other in Model:
         foreign = [name for name in _given(own[other]) if name not in own[model]]
@@ -140,7 +158,9 @@ def fit(
     })  # fmt: skip
     check_run_target(out, overwrite)
     if model == Model.nhf:
-        _fit_density(data, out, _given(own[model]), training)
+        if len(data) > 1:
+            raise InputError(f"{len(data)} files were given, expected one table: hnn and lnn take several")
+        _fit_density(data[0], out, _given(own[model]), training)
     else:
         _fit_dynamics(HNN if model == Model.hnn else LNN, data, out, _given(own[model]), training)
 
@@ -184,21 +204,31 @@ def _fit_density(data: Path, out: Path, own: dict[str, Any], training: dict[str,
 
 
 def _fit_dynamics(
-    kind: type[HNN] | type[LNN], data: Path, out: Path, own: dict[str, Any], training: dict[str, Any]
+    kind: type[HNN] | type[LNN], data: list[Path], out: Path, own: dict[str, Any], training: dict[str, Any]
 ) -> None:
-    paths = Trajectories.load(data)
+    sets = [Trajectories.load(file) for file in data]
+    checked_sets(sets, dim=sets[0].dim)
     _check_places(out, training)
-    learning = {name: own.pop(name) for name in ("learn_from", "noise", "window", "substeps") if name in own}
-    if "widths" in own:
-        own["widths"] = _whole_numbers(own["widths"])
-    model = kind(paths.dim, seed=training["seed"], **own)
-    # Before the training: nothing that the file lacks may throw its result away.
-    beginnings = Beginnings.of(paths, model.second, learning.get("noise"))
-    model.fit(paths, **learning, **training)
+    learning = {name: own.pop(name) for name in ("learn_from", "noise", "window", "substeps", "polish") if name in own}
+    for name in ("widths", "periodic"):
+        if name in own:
+            own[name] = _whole_numbers(name, own[name])
+    if own.get("composition") == "none":
+        own["composition"] = None
+    model = kind(sets[0].dim, seed=training["seed"], **own)
+    if model.config["periodic"] is not None:
+        angles = {"periodic": model.config["periodic"]}
+        sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
+    # Before the training: nothing that the files lack may throw its result away.
+    beginnings = Beginnings.joined([Beginnings.of(part, model.second, learning.get("noise")) for part in sets])
+    model.fit(sets, **learning, **training)
     write_run(model, out, beginnings)
     if training["progress"]:
-        given = ", ".join(paths.given)
-        _report(model, f"{data}: {paths.n} trajectories of {paths.n_times} states with {given}")
+        lengths = sorted({part.n_times for part in sets})
+        states = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else lengths[0]
+        given = ", ".join(sets[0].given)
+        what = f"{sum(part.n for part in sets)} trajectories of {states} states with {given}"
+        _report(model, f"{', '.join(map(str, data))}: {what}")
         if model.config["friction"]:
             print(f"friction: {friction_of(model)}")
         print(f"model: {out}")
@@ -213,8 +243,12 @@ def _report(model: NHF | HNN | LNN, what: str) -> None:
     print(f"kept epoch {history.best_epoch} of {len(history.train)}")
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
+def _whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    if name == "periodic" and text == "none":
+        return ()
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"--widths = {text!r}, expected whole numbers as in 64,64") from error
+        raise InputError(
+            f"--{name} = {text!r}, expected whole numbers as in {'64,64' if name == 'widths' else '0,1'}"
+        ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hamflow.energies.hamiltonian import directional
 from hamflow.energies.inertia import solve_mass
 from hamflow.energies.lagrangian import Terms
 from hamflow.errors import InputError, check_positive, is_number
@@ -26,8 +27,7 @@ class Constraint(nn.Module):
 
     def along(self, q: Tensor, v: Tensor) -> Tensor:
         """G(q) v, both (*batch, d) -> (*batch, m); by torch.func unless overridden."""
-        change: Tensor = torch.func.jvp(self.forward, (q,), (v,))[1]
-        return change
+        return directional(self.forward, (q,), (v,))[1]
 
     def pullback(self, q: Tensor, multipliers: Tensor) -> Tensor:
         """The force G(q)' lambda, (*batch, d) and (*batch, m) -> (*batch, d); by torch.func unless overridden."""
@@ -36,8 +36,7 @@ class Constraint(nn.Module):
 
     def bend(self, q: Tensor, v: Tensor) -> Tensor:
         """How G v changes along v, (*batch, m)."""
-        change: Tensor = torch.func.jvp(lambda x: self.along(x, v), (q,), (v,))[1]
-        return change
+        return directional(lambda x: self.along(x, v), (q,), (v,))[1]
 
     def jacobian(self, q: Tensor) -> Tensor:
         """G(q), (*batch, m, d)."""

@@ -22,6 +22,33 @@ def _gradients(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -
     return torch.func.grad(lambda *xs: function(*xs).sum(), argnums=argnums)(*arguments)
 
 
+def directional(
+    function: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The value of a function and its derivative along a direction, by ``torch.func``."""
+    # Tangents take the strides of the point, and are written to: of an expanded point all entries would be one.
+    found = torch.func.jvp(function, tuple(x.contiguous() for x in at), along)
+    return found[0], found[1]
+
+
+def time_of_rows(t: Time, q: Tensor) -> Tensor:
+    """One time for each row of q (*batch, d), as a tensor (*batch, 1) of its dtype and device.
+
+    Raises:
+        InputError: t is neither a number nor an array that broadcasts to (*batch, 1).
+    """
+    wanted = (*q.shape[:-1], 1)
+    try:
+        time = torch.as_tensor(t, dtype=q.dtype, device=q.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"t is a {type(t).__name__}, expected a number or an array of shape {wanted}") from error
+    if time.ndim > len(wanted) or any(n not in (1, m) for n, m in zip(time.shape[::-1], wanted[::-1], strict=False)):
+        raise InputError(
+            f"t has shape {tuple(time.shape)} for states of shape {tuple(q.shape)}, expected a number or shape {wanted}"
+        )
+    return time.expand(wanted)
+
+
 #: So that a time halfway between two layers falls on the same side however rounding made it.
 _FUZZ = 1e-9
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hamflow.energies.hamiltonian import Time, _gradients
+from hamflow.energies.hamiltonian import Time, _gradients, directional, time_of_rows
 from hamflow.energies.inertia import solve_mass
 from hamflow.errors import InputError
 from hamflow.roots import root
@@ -56,7 +57,7 @@ class Lagrangian(nn.Module):
 
     def gradient(self, q: Tensor, v: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The pair (dL/dq, dL/dv), each (*batch, d); by torch.func unless overridden."""
-        dq, dv = _gradients(lambda a, b: self(a, b, t), (q, v))
+        dq, dv = _gradients(lambda a, b: _one_a_row(self(a, b, t), q, type(self).__name__), (q, v))
         return dq, dv
 
     def terms(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Terms:
@@ -65,12 +66,11 @@ class Lagrangian(nn.Module):
         force, momentum = self.gradient(q, v, time)
 
         def along(direction: Tensor) -> Tensor:
-            change: Tensor = torch.func.jvp(lambda u: self.gradient(q, u, time)[1], (v,), (direction.expand_as(v),))[1]
-            return change
+            return directional(lambda u: self.gradient(q, u, time)[1], (v,), (direction.expand_as(v),))[1]
 
         # Not out_dims=-1, which breaks where L has no velocity in it.
         mass = torch.func.vmap(along)(torch.eye(v.shape[-1]).to(v)).movedim(0, -1)
-        transport = torch.func.jvp(lambda x, s: self.gradient(x, v, s)[1], (q, time), (v, torch.ones_like(time)))[1]
+        transport = directional(lambda x, s: self.gradient(x, v, s)[1], (q, time), (v, torch.ones_like(time)))[1]
         return Terms(force, momentum, mass, transport)
 
     def momentum(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
@@ -127,36 +127,60 @@ class Lagrangian(nn.Module):
         return SumLagrangian(self, other)
 
 
+def _one_a_row(value: Tensor, q: Tensor, what: str) -> Tensor:
+    if value.shape != q.shape[:-1]:
+        raise InputError(
+            f"{what} returned shape {tuple(value.shape)} for q of shape {tuple(q.shape)}, "
+            f"expected {tuple(q.shape[:-1])}: sum over the last dimension"
+        )
+    return value
+
+
+def _takes_time(function: Callable[..., Tensor]) -> bool:
+    # A third argument with a default may be a constant of the caller's, unless it is called t.
+    try:
+        arguments = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    third = [argument for argument in arguments.values() if argument.kind in kinds][2:3]
+    return any(argument.name == "t" or argument.default is argument.empty for argument in third)
+
+
 class FunctionLagrangian(Lagrangian):
-    r"""Any differentiable function of (q, v) as a Lagrangian, its derivatives by ``torch.func``.
+    r"""Any differentiable function of (q, v), or of (q, v, t), as a Lagrangian, its derivatives by ``torch.func``.
+
+    A known generalised force :math:`\tau(t)`, such as that of a motor, is the term :math:`\tau(t) \cdot q`.
 
     Args:
         function: a callable or module taking q and v of shape (*batch, d) to (*batch,), written in torch; a module's
-            parameters are learned.
+            parameters are learned. Where its third argument has no default, or is called ``t``, that is the time, a
+            tensor (*batch, 1).
 
     Raises:
-        InputError: (when called) the function returns anything but one number a row.
+        InputError: (when called) the function returns anything but one number a row, or a time has another shape.
 
     Example:
         >>> import torch, hamflow as hf
         >>> spring = hf.FunctionLagrangian(lambda q, v: (0.5 * v**2 - 1.5 * q**2).sum(-1))
         >>> spring.acceleration(torch.tensor([2.0]), torch.tensor([0.0]))
         tensor([-6.])
+        >>> pushed = spring + hf.FunctionLagrangian(lambda q, v, t: (t.sin() * q).sum(-1))
+        >>> pushed.acceleration(torch.tensor([2.0]), torch.tensor([0.0]), torch.pi / 2)
+        tensor([-5.])
     """
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
+        self.takes_time = _takes_time(function)
 
     def forward(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
         """The Lagrangian, q and v of shape (*batch, d) -> (*batch,)."""
-        value = self.function(q, v)
-        if value.shape != q.shape[:-1]:
-            raise InputError(
-                f"function returned shape {tuple(value.shape)} for q of shape {tuple(q.shape)}, "
-                f"expected {tuple(q.shape[:-1])}: sum over the last dimension"
-            )
-        return value
+        if not self.takes_time:
+            return _one_a_row(self.function(q, v), q, "function")
+        time = time_of_rows(t, q)
+        return _one_a_row(self.function(q, v, time), q, f"function, given t of shape {tuple(time.shape)},")
 
 
 class SumLagrangian(Lagrangian):
@@ -184,7 +208,7 @@ class SumLagrangian(Lagrangian):
 
     def forward(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:
         """The Lagrangian, q and v of shape (*batch, d) -> (*batch,)."""
-        return torch.stack([part(q, v, t) for part in self.parts]).sum(0)
+        return torch.stack([_one_a_row(part(q, v, t), q, type(part).__name__) for part in self.parts]).sum(0)
 
     def gradient(self, q: Tensor, v: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The pair (dL/dq, dL/dv), each (*batch, d)."""

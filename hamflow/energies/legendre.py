@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hamflow.energies.hamiltonian import Hamiltonian, Time
+from hamflow.energies.hamiltonian import Hamiltonian, Time, directional
 from hamflow.energies.lagrangian import Lagrangian, Terms
 from hamflow.errors import InputError
 from hamflow.roots import root
@@ -95,17 +95,14 @@ class LegendreLagrangian(Lagrangian):
         time = torch.as_tensor(t, dtype=q.dtype, device=q.device)
 
         def along(direction: Tensor) -> Tensor:
-            change: Tensor = torch.func.jvp(
-                lambda y: self.hamiltonian.gradient(q, y, time)[1], (p,), (direction.expand_as(p),)
-            )[1]
+            change = directional(lambda y: self.hamiltonian.gradient(q, y, time)[1], (p,), (direction.expand_as(p),))[1]
             # Of one float32 number times a Python number forward mode makes float64.
             return change.to(p)
 
         # The velocity is held: H_pp dp + H_pq v + H_pt = 0.
         mass = torch.linalg.inv(torch.func.vmap(along)(torch.eye(p.shape[-1]).to(p)).movedim(0, -1))
-        moved = torch.func.jvp(
-            lambda x, s: self.hamiltonian.gradient(x, p, s)[1], (q, time), (v, torch.ones_like(time))
-        )[1].to(p)
+        speed = lambda x, s: self.hamiltonian.gradient(x, p, s)[1]  # noqa: E731
+        moved = directional(speed, (q, time), (v, torch.ones_like(time)))[1].to(p)
         return Terms(-self.hamiltonian.gradient(q, p, t)[0], p, mass, -(mass @ moved.unsqueeze(-1)).squeeze(-1))
 
     def momentum(self, q: Tensor, v: Tensor, t: Time = 0.0) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.energies.features import AngleFeatures
-from hamflow.energies.hamiltonian import _gradients
+from hamflow.energies.hamiltonian import _gradients, directional
 from hamflow.energies.perceptron import Perceptron
 from hamflow.errors import InputError, check_choice, check_positive
 
@@ -42,7 +42,7 @@ class MassMatrix(nn.Module):
 
     def inertia(self, q: Tensor, v: Tensor) -> Inertia:
         """M(q) and what a motion with velocity v feels of it, both (*batch, d); by torch.func unless overridden."""
-        mass, change = torch.func.jvp(self.forward, (q,), (v,))[:2]
+        mass, change = directional(self.forward, (q,), (v,))
         (pull,) = _gradients(lambda x: 0.5 * (_act(self(x), v) * v).sum(-1), (q,))
         return Inertia(mass, _act(mass, v), _act(change, v), pull)
 

@@ -203,6 +203,13 @@ class Dynamics(nn.Module):
             self.substeps = substeps
         return self.eval()
 
+    def __repr__(self) -> str:
+        # The step holds the law again, under names of its own.
+        law, count = self.config[self.law], sum(p.numel() for p in self.parameters())
+        law = repr(law) if isinstance(law, str) else type(law).__name__
+        what = f"dim={self.dim}, {self.law}={law}, integrator={self.integrator!r}"
+        return f"{type(self).__name__}({what}, parameters={count})"
+
     def own_state(self) -> dict[str, Tensor]:
         """The state, each tensor once: the step holds the same energy under further names."""
         found: dict[int, tuple[str, Tensor]] = {}

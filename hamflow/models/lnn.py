@@ -17,7 +17,7 @@ from hamflow.energies import (
     RigidLinks,
     constrained_acceleration,
 )
-from hamflow.energies.hamiltonian import Time
+from hamflow.energies.hamiltonian import Time, time_of_rows
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.constraint import checked_constraint
 from hamflow.models.dynamics import Dynamics, check_angles, check_widths, graph_for
@@ -262,7 +262,7 @@ class LNN(Dynamics):
 
     def _at(self, q: Any, x: Any, t: Any) -> tuple[Tensor, Tensor, Time]:
         q, x = self.states(q, x)
-        return q, x, float(t) if is_number(t) else torch.as_tensor(t).to(q)
+        return q, x, float(t) if is_number(t) else time_of_rows(t, q)
 
     def rollout(
         self, q: Any, v: Any, *, n_steps: int, dt: float, substeps: int | None = None, t: float = 0.0,
@@ -325,8 +325,11 @@ class LNN(Dynamics):
     def to_hnn(self, **settings: Any) -> HNN:
         """The Hamiltonian model of this one, by the Legendre transform; both share their parameters.
 
+        Its step is the implicit midpoint rule, of order 2 where the default of this model has 4; more ``substeps`` in
+        its rollouts make up for that. What is kept on disk is this model: convert after loading.
+
         Args:
-            settings: scheme, as for :class:`HNN`.
+            settings: standardise and seed, as for :class:`HNN`, for another fit.
 
         Raises:
             InputError: the model has friction or a constraint.

@@ -97,7 +97,7 @@ class PathObjective(nn.Module):
         q, p = self.states(i).chunk(2, dim=-1)
         v, force = self.known.slopes[i].chunk(2, dim=-1)
         each = self.misfit(q, p, p if self.velocities else v, force, self.known.times[i], self.units)
-        if not self.training:
+        if not self.training and bool(self.unseen.any()):
             return (each * self.unseen[i]).sum() / self.unseen[i].sum().clamp_min(1)
         weights = self.seen[i]
         times = weights.sum(1)
@@ -178,7 +178,7 @@ class WindowObjective(nn.Module):
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over windows, given by their indices (n, 1)."""
         i = batch[:, 0]
-        weights = self.seen[i] if self.training else self.unseen[i]
+        weights = self.seen[i] if self.training or not bool(self.unseen.any()) else self.unseen[i]
         try:
             predicted = self.roll(i)
         except SolveError:

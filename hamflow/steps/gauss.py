@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hamflow.energies.hamiltonian import Hamiltonian, Time
 from hamflow.errors import InputError, SolveError, check_positive
+from hamflow.roots import blamed
 from hamflow.steps.step import Step
 
 #: How often a step may be differentiated; each time costs one evaluation of the stages with a graph.
@@ -117,7 +118,8 @@ class GaussLegendre(Step):
         before, newton = float("inf"), False
         for _ in range(self.max_iterations):
             defect = self._defect(first, stages, matrix, times, dt)
-            self.residual = float((defect.abs() / scale).max()) if defect.numel() else 0.0
+            each = (defect.abs() / scale).amax(-1)
+            self.residual = float(each.max()) if defect.numel() else 0.0
             # Once the tolerance is met, going on until the residual stops shrinking brings it down to rounding.
             if self.residual == 0 or (before <= tolerance and (newton or self.residual >= before)):
                 return stages
@@ -132,7 +134,8 @@ class GaussLegendre(Step):
             return stages
         raise SolveError(
             f"{type(self).__name__}: residual {self.residual:.2e} after at most {self.max_iterations} iterations, "
-            f"expected <= {tolerance:.0e}; a smaller dt helps"
+            f"expected <= {tolerance:.0e}: {blamed(each if len(matrix) == 1 else each.amax(0), tolerance)}; "
+            "a smaller dt helps"
         )
 
     def _inverse_jacobian(self, z: Tensor, matrix: Tensor, times: Time, dt: Time) -> Tensor:

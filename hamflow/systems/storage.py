@@ -159,7 +159,7 @@ def _read_csv(path: Path) -> tuple[Arrays, str]:
     if len(set(counts.tolist())) > 1:
         raise InputError(
             f"{path} has trajectories of {counts.min()} to {counts.max()} states, expected the same number in each: "
-            "write them to files of their own"
+            "write them to files of their own, and fit to all of these at once"
         )
     order = np.argsort(which, kind="stable")
     shape = len(labels), int(counts[0])

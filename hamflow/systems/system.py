@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hamflow.energies.hamiltonian import Hamiltonian
+from hamflow.energies.hamiltonian import Hamiltonian, directional
 from hamflow.errors import InputError, check_choice, check_device, check_positive, check_seed, is_number
 from hamflow.steps.gauss import GaussLegendre
 from hamflow.steps.step import Step
@@ -55,8 +55,7 @@ class System(Hamiltonian):
     def acceleration(self, q: Tensor, p: Tensor) -> Tensor:
         r"""The acceleration :math:`\ddot q = H_{pq}\, \dot q + H_{pp}\, \dot p`, exact, (*batch, d)."""
         dq, dp = self.gradient(q, p)
-        change: Tensor = torch.func.jvp(self.velocity, (q, p), (dp, -dq))[1]
-        return change
+        return directional(self.velocity, (q, p), (dp, -dq))[1]
 
     def lagrangian(self, q: Tensor, v: Tensor) -> Tensor:
         r"""The Legendre transform of H, :math:`L(q, v) = p \cdot v - H(q, p)` at the p of v, (*batch,)."""

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hamflow.errors import CheckpointError, FitError, InputError, check_choice, check_positive, check_seed, is_number
+from hamflow.errors import CheckpointError, FitError, InputError
 from hamflow.io import check_writable
 from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
 from hamflow.training.rows import fingerprint, split_rows
 from hamflow.training.seeding import seeded
+from hamflow.training.settings import check_settings, decay_groups
 
 _MAX_RETURNS = 5
 _CHECKPOINT_SECONDS = 10.0
 _WARM_UP_STEPS = 50
+#: The same weights give the same loss but for rounding, which another device does otherwise.
+_SAME_LOSS = 1e-3
 
 
 @dataclass
@@ -114,40 +117,6 @@ def fit(
         return run.train(progress)
 
 
-def check_settings(**settings: Any) -> dict[str, Any]:
-    """The settings of :func:`fit` that decide its course, all of them, or an :class:`InputError` that names a bad one.
-
-    Args:
-        settings: epochs, batch_size, learning_rate, weight_decay, schedule, patience, clip and seed.
-    """
-    check_positive("epochs", settings["epochs"], integer=True)
-    check_positive("batch_size", settings["batch_size"], integer=True)
-    check_positive("learning_rate", settings["learning_rate"])
-    check_positive("clip", settings["clip"])
-    check_choice("schedule", settings["schedule"], ("cosine", "plateau", "constant"))
-    if settings["patience"] is not None:
-        check_positive("patience", settings["patience"], integer=True)
-    decay = settings["weight_decay"]
-    if not is_number(decay) or not 0 <= decay < math.inf:
-        raise InputError(f"weight_decay = {decay!r}, expected a finite number >= 0")
-    check_seed("seed", settings["seed"])
-    return settings
-
-
-def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    spared = {
-        id(parameter)
-        for module in model.modules()
-        if getattr(module, "no_weight_decay", False)
-        for parameter in module.parameters(recurse=False)
-    }
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault(0.0 if id(parameter) in spared else weight_decay, []).append(parameter)
-    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
-
-
 class _Run:
     def __init__(
         self, model: nn.Module, rows: Tensor, held_out: Tensor | None, settings: dict[str, Any], path: Path | None
@@ -157,7 +126,7 @@ class _Run:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise InputError("model has no parameter to train, expected at least one with requires_grad")
-        self.optimizer = torch.optim.AdamW(_decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"])
+        self.optimizer = torch.optim.AdamW(decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"])
         self.parameters = parameters
         self.history = History()
         self.epoch = 0
@@ -253,15 +222,20 @@ class _Run:
         return float(self.settings["learning_rate"]) * self.scale * warm * fade
 
     def _validation_loss(self) -> float:
-        if self.held_out is None:
-            return math.nan
+        return math.nan if self.held_out is None else self._judged(self.held_out)
+
+    def _judged(self, rows: Tensor) -> float:
         self.model.eval()
         total = 0.0
         # The same noise every time, so that epochs are compared on equal terms.
         with torch.no_grad(), seeded(self.settings["seed"], self.rows.device):
-            for batch in self.held_out.split(4 * self.settings["batch_size"]):
+            for batch in rows.split(4 * self.settings["batch_size"]):
                 total += float(self.model.loss(batch)) * len(batch)  # type: ignore[operator]
-        return total / len(self.held_out)
+        return total / len(rows)
+
+    def _probe(self) -> float:
+        # Of the good weights, where nothing is held out that would tell: by this a checkpoint knows its model.
+        return self._judged(self.rows[: self.settings["batch_size"]])
 
     def _judge(self, loss: float) -> None:
         if loss < self.best_loss:
@@ -325,6 +299,8 @@ class _Run:
     def _save(self) -> None:
         assert self.path is not None
         self.state["history"]["seconds"] = self.history.seconds
+        if self.held_out is None:
+            self.state["probe"] = self._probe()
         write_checkpoint(self.path, self.state, self.settings)
         self.saved_at = time.monotonic()
 
@@ -340,6 +316,7 @@ class _Run:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"checkpoint {self.path} belongs to another model: {reason}") from error
         self.history = History(**state["history"])
+        self._check_law(state)
         self.epoch, self.scale = state["epoch"], state["scale"]
         self.returns, self.since_halving = state["returns"], state["since_halving"]
         self.random = state["random"], state["random_cuda"]
@@ -347,3 +324,19 @@ class _Run:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.rows.device)
+
+    def _check_law(self, state: dict[str, Any]) -> None:
+        # What a model is made of may differ where neither its settings nor its weights show it: inside a function.
+        if self.held_out is None:
+            name, now = "loss", self._probe()
+            before = state.get("probe", now)
+        else:
+            name, now = "validation loss", self._validation_loss()
+            before = [self.history.start, *self.history.validation][-1]
+        size = max(map(abs, (before, *self.history.train[:1])))
+        rounding = 10 * torch.finfo(self.parameters[0].dtype).eps * size
+        if not math.isclose(before, now, rel_tol=_SAME_LOSS, abs_tol=rounding):
+            raise CheckpointError(
+                f"checkpoint {self.path} belongs to another model or law: its weights gave a {name} of {before:.6g} "
+                f"when it was written, and give {now:.6g} here"
+            )
