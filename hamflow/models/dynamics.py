@@ -190,7 +190,7 @@ class Dynamics(nn.Module):
             # Angles are counted on past half a turn, whoever says that they are angles.
             angles = {"periodic": self.config["periodic"]}
             sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
-        warn_of_doubts(sets, self.second)
+        warn_of_doubts(sets, self.second, way.noise)
         own = not isinstance(self.config[self.law], str)
         sets = [converted(part, device=target, dtype=dtype, clock=own) for part in sets]
         with unchanged_if_refused(self):
