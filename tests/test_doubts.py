@@ -138,3 +138,40 @@ def test_uniform_motion_raises_no_doubt() -> None:
     for v_dot in (torch.zeros_like(v), 1e-17 * v):
         data = Trajectories(times=t, q=5 + 0.1 * t.reshape(1, -1, 1), v=v, v_dot=v_dot)
         assert not contradictions([data], "v", "v_dot", torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "message"),
+    [
+        (("q", "v_dot"), hf.LNN, "data has v_dot but no v: v_dot is not used"),
+        (("q", "v_dot"), hf.HNN, "data has v_dot but no v: v_dot is not used"),
+        (("q", "p", "p_dot"), hf.HNN, "data has p_dot but no v: p_dot is not used"),
+        (("q", "v", "p_dot"), hf.HNN, "data has p_dot but no p: p_dot is not used"),
+        (("q", "p", "v", "v_dot"), hf.HNN, "data has v_dot but no p_dot: v_dot is not used"),
+    ],
+)
+def test_derivatives_that_are_not_used_are_told(names: tuple[str, ...], model: Any, message: str) -> None:
+    data = SPRING.replace(**{name: None for name in SPRING.given if name not in names})
+    (found,) = told(data, model)
+    assert found.startswith(message)
+    assert not told(data, model, learn_from="states"), "as asked for"
+    if "p_dot" not in message.split(":")[0] or "p" in names:
+        filled = hf.systems.estimate_derivatives(data, method="interpolation")
+        assert not told(filled, model)
+
+
+def test_a_coordinate_that_rests_is_told() -> None:
+    still = torch.tensor([1.0, 0.0], dtype=F64)
+    data = PLANE.replace(
+        q=PLANE.q * still + torch.tensor([0.0, 3.1], dtype=F64), v=PLANE.need("v") * still,
+        v_dot=PLANE.need("v_dot") * still, p=PLANE.need("p") * still, p_dot=PLANE.need("p_dot") * still,
+    )  # fmt: skip
+    message = "data: coordinate 1 does not move: nothing can be learned about what happens along it"
+    for model in (hf.LNN, hf.HNN):
+        assert told(data, model) == [message]
+        assert told([data[:10], data[10:]], model) == [message]
+    assert told(data.replace(v=None, v_dot=None)) == [message]
+    # At rest in different places a force is learned, and so it is of one state with a velocity.
+    apart = data.q + torch.tensor([0.0, 1.0], dtype=F64) * torch.arange(20).reshape(-1, 1, 1)
+    assert not told(data.replace(q=apart))
+    assert not told(PLANE[:1]._map(lambda x: x[:, :1], own_times=True), validation=None)

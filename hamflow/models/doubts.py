@@ -26,7 +26,7 @@ _TOLD = 5
 
 
 def warn_of_doubts(sets: list[Trajectories], second: str, noise: Tensor) -> None:
-    """Warn of velocities that stand for momenta or contradict positions, and of angles that nobody named.
+    """Warn of velocities that stand for momenta or contradict positions, of angles nobody named, and of what rests.
 
     Args:
         sets: what will be learned from.
@@ -50,6 +50,10 @@ def warn_of_doubts(sets: list[Trajectories], second: str, noise: Tensor) -> None
             f"metadata={{'periodic': [{coordinate}]}}",
             stacklevel=3,
         )
+    resting = _resting(sets)
+    if resting:
+        which = f"coordinate {resting[0]} does" if len(resting) == 1 else f"coordinates {resting} do"
+        warnings.warn(f"data: {which} not move: nothing can be learned about what happens along it", stacklevel=3)
     for name, slope in (("q", "v"), ("v", "v_dot") if sets[0].p is None else ("p", "p_dot")):
         if not {name, slope} <= set(sets[0].given):
             continue
@@ -63,6 +67,19 @@ def warn_of_doubts(sets: list[Trajectories], second: str, noise: Tensor) -> None
                 f"data: {slope} contradicts {name} in {', '.join(told)}{more}: the slope of the steps of {name} "
                 f"against ({slope}[k] + {slope}[k + 1]) / 2 * dt, expected near 1; look for a wrong sign, a wrong "
                 f"unit of {slope} or of time, swapped columns, or states too far apart in time",
+                stacklevel=3,
+            )
+
+
+def warn_of_unused(given: tuple[str, ...]) -> None:
+    """Warn of derivatives that are left out, because what they would go with is not there."""
+    for name, partners in (("p_dot", ("p", "v")), ("v_dot", ("v",) if "p" not in given else ("v", "p_dot"))):
+        missing = [partner for partner in partners if partner not in given]
+        if name in given and missing:
+            warnings.warn(
+                f"data has {name} but no {' and no '.join(missing)}: {name} is not used, and the states alone are "
+                "learned from; hf.systems.estimate_derivatives fills in v, and learn_from = 'states' says that states "
+                "alone are meant",
                 stacklevel=3,
             )
 
@@ -124,6 +141,15 @@ def _noisiest(sets: list[Trajectories], name: str, known: Tensor) -> Tensor:
     # The noise of an array, as it is known or seen, (d,).
     seen = [noise_of(part.own_times(), part.need(name).double()) for part in sets if part.n_times > 2]
     return torch.stack([known, *seen]).amax(0)
+
+
+def _resting(sets: list[Trajectories]) -> list[int]:
+    # Which coordinates are at one place in all states, with no velocity.
+    q = torch.cat([part.q.flatten(0, 1) for part in sets])
+    still = q.amax(0) - q.amin(0) <= 4 * torch.finfo(q.dtype).eps * q.abs().amax(0)
+    if sets[0].v is not None:
+        still &= ~torch.cat([part.need("v").flatten(0, 1) for part in sets]).any(0)
+    return still.nonzero().flatten().tolist()
 
 
 def _turns(data: Trajectories, coordinate: int) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, is_number
-from hamflow.models.doubts import warn_of_doubts
+from hamflow.models.doubts import warn_of_doubts, warn_of_unused
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.refusal import unchanged_if_refused
 from hamflow.models.storage import SavedModel, name_parts, of_this_version, saved_history, write_model
@@ -191,6 +191,8 @@ class Dynamics(nn.Module):
             angles = {"periodic": self.config["periodic"]}
             sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
         warn_of_doubts(sets, self.second, way.noise)
+        if learn_from == "auto" and way.source == "states":
+            warn_of_unused(sets[0].given)
         own = not isinstance(self.config[self.law], str)
         sets = [converted(part, device=target, dtype=dtype, clock=own) for part in sets]
         with unchanged_if_refused(self):
