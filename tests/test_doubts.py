@@ -131,6 +131,15 @@ def test_too_few_steps_raise_no_doubt() -> None:
     assert "v contradicts q" in told(wrong.windows(2))[0]
 
 
+def test_pauses_raise_no_doubt() -> None:
+    """What lies between is not foretold, and one long step outweighs all others."""
+    data = MassSpring(mass=0.5, stiffness=3.0).simulate(3, 60, dt=0.05, derivatives=True)
+    keep = torch.cat((torch.arange(20), torch.arange(50, 61)))
+    gaps = data.replace(times=data.times[keep], **{name: getattr(data, name)[:, keep] for name in data.given})
+    assert not told(gaps) and not told(gaps, hf.HNN)
+    assert "v contradicts q" in told(gaps.replace(v=-gaps.need("v")))[0]
+
+
 def test_uniform_motion_raises_no_doubt() -> None:
     """Rounding of velocities that never change is no contradiction of accelerations."""
     t = torch.linspace(0, 1, 30, dtype=F64)

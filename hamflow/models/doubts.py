@@ -19,6 +19,8 @@ _LEAST, _MOST = 0.5, 2.0
 _SURE, _FEW = 4.0, 8
 #: Derivatives that are noise to this share contradict nothing; those of states too far apart seem all noise.
 _ALL_NOISE = 0.5
+#: Steps longer than so many usual ones are pauses, in which motions change their minds.
+_PAUSE = 3.0
 #: Steps that are no longer than this many roundings of where they lead say nothing.
 _ROUNDINGS = 100
 #: Of so many coordinates are the slopes told.
@@ -93,7 +95,8 @@ def contradictions(sets: list[Trajectories], name: str, slope: str, noise: Tenso
     A slope is wrong where it is below a half or above two by more than four standard errors, these the larger the
     more a few steps weigh. Noise on the derivatives, known or seen, makes slopes smaller, for which the half allows;
     derivatives that are mostly noise, or seem so because states are far apart in time, contradict nothing. Steps of
-    angles are taken the near way round, where less than a quarter of a turn is foretold.
+    angles are taken the near way round, where less than a quarter of a turn is foretold; those over a pause are left
+    out.
 
     Args:
         sets: the trajectories.
@@ -101,23 +104,28 @@ def contradictions(sets: list[Trajectories], name: str, slope: str, noise: Tenso
         slope: the array of its derivatives.
         noise: the standard deviation of these, (d,), as far as it is known.
     """
-    steps, foretold, gaps, largest = [], [], [], []
+    sets = [part for part in sets if part.n_times > 1]
+    if not sets:
+        return {}
+    steps, foretold, gaps, largest, usual = [], [], [], [], []
     for part in sets:
         x, slopes, gap = part.need(name), part.need(slope).double(), part.own_times().double().diff(dim=-1)
         steps.append(x.double().diff(dim=1).flatten(0, 1))
         foretold.append(((slopes[:, 1:] + slopes[:, :-1]) / 2 * gap.unsqueeze(-1)).flatten(0, 1))
         gaps.append(gap.flatten())
+        usual.append((gap <= _PAUSE * gap.median(dim=-1, keepdim=True).values).flatten())
         largest.append(x.double().abs().amax((0, 1)))
     s, h = torch.cat(steps), torch.cat(foretold)
-    used, astray = torch.ones_like(h, dtype=torch.bool), torch.ones(s.shape[-1], dtype=torch.bool, device=s.device)
+    used = torch.cat(usual).unsqueeze(-1).repeat(1, h.shape[-1])
+    astray = torch.ones_like(used[0])
     for i in sets[0].periodic if name == "q" else ():
-        near = h[:, i].abs() < math.pi / 2
-        if int(near.sum()) >= max(_FEW, len(h) / 4):
+        near = used[:, i] & (h[:, i].abs() < math.pi / 2)
+        if int(near.sum()) >= max(_FEW, int(used[:, i].sum()) / 4):
             used[:, i] = near
             s[:, i] = torch.remainder(s[:, i] + math.pi, 2 * math.pi) - math.pi
         else:
             # Angles within one turn that go round fast: what is foretold is right up to whole turns.
-            astray[i] = (s[:, i] - h[:, i]).cos().mean() < math.cos(math.pi / 3)
+            astray[i] = (s[:, i] - h[:, i])[used[:, i]].cos().mean() < math.cos(math.pi / 3)
     s, h = torch.where(used, s, 0.0), torch.where(used, h, 0.0)
     square = h.square().sum(0)
     b = (h * s).sum(0) / square
