@@ -1,5 +1,7 @@
 """Lagrangians learned under a constraint."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -41,12 +43,47 @@ def test_a_pause_under_a_constraint(float64: torch.dtype) -> None:
     assert min(model.history.validation) < model.history.start and not model.history.notes
 
 
+ROD = hf.RigidLinks([(-1, 0)], 0.7, points=1, space=2)
+
+
 def test_states_off_the_constraint_are_moved_onto_it(float64: torch.dtype) -> None:
-    rod = hf.RigidLinks([(-1, 0)], 0.7, points=1, space=2)
-    model = hf.LNN(2, lagrangian="constant_mass", widths=(8,), constraint=rod)
+    model = hf.LNN(2, lagrangian="constant_mass", widths=(8,), constraint=ROD)
     q, v = torch.tensor([[0.72, 0.01], [0.5, 0.5]]), torch.tensor([[0.3, 1.0], [0.0, 1.0]])
-    path = model.rollout(q, v, n_steps=3, dt=0.05)
-    assert rod(path[..., :2]).abs().max() < 1e-12 and rod.along(*path.chunk(2, -1)).abs().max() < 1e-12
+    with pytest.warns(UserWarning) as told:
+        path = model.rollout(q, v, n_steps=3, dt=0.05)
+    assert ROD(path[..., :2]).abs().max() < 1e-12 and ROD.along(*path.chunk(2, -1)).abs().max() < 1e-12
     assert (path[0, :, :2] - q).abs().max() < 0.05
-    with pytest.raises(hf.SolveError, match="Rattle"):
+    first, second = (str(one.message) for one in told if one.category is UserWarning)
+    assert (
+        first == "2 of 2 initial q are off the constraint and were moved onto it, the farthest by 0.0201 at index (0,)"
+    )
+    assert (
+        second == "2 of 2 initial v are off the constraint and were moved onto it, the farthest by 0.707 at index (1,)"
+    )
+
+
+def test_small_moves_onto_the_constraint_are_not_told(float64: torch.dtype) -> None:
+    """Rounding of float32, noise of half a per cent, and speeds of rounding at rest."""
+    model = hf.LNN(2, lagrangian="constant_mass", widths=(8,), constraint=ROD)
+    data = hung(3, 5)
+    at = data.q[:, 2], data.need("v")[:, 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for q, v in [
+            at, (at[0].float(), at[1].float()), (1.005 * at[0], at[1]), (at[0], 0 * at[1]), (at[0], 1e-15 * at[0]),
+            (at[0][:0], at[1][:0]), (at[0][0], at[1][0]),
+        ]:  # fmt: skip
+            model.rollout(q, v, n_steps=2, dt=0.05)
+        with pytest.raises(hf.InputError, match=r"dt = 0.0"):
+            model.rollout(*at, n_steps=2, dt=0.0)
+
+
+def test_states_far_from_the_constraint_are_named(float64: torch.dtype) -> None:
+    model = hf.LNN(2, lagrangian="constant_mass", widths=(8,), constraint=ROD)
+    with pytest.warns(UserWarning, match=r"1 of 1 initial q are off .* the farthest by 0.7$"):
+        path = model.rollout([1.4, 0.0], [0.0, 1.0], n_steps=3, dt=0.05)
+    torch.testing.assert_close(path[0], torch.tensor([0.7, 0.0, 0.0, 1.0]))
+    with pytest.raises(hf.SolveError, match=r"the initial state is off the constraint, g\(q\) = 0.35 there, .*Rattle"):
         model.rollout([0.0, 0.0], [1.0, 0.0], n_steps=3, dt=0.05)
+    with pytest.raises(hf.SolveError, match=r"the initial state at index \(1,\) is off the constraint"):
+        model.rollout([[0.7, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]], n_steps=3, dt=0.05)

@@ -259,6 +259,18 @@ class Dynamics(nn.Module):
         return a, b
 
 
+def check_beginnings(q: Tensor, x: Tensor, second: str) -> None:
+    """Raise :class:`InputError` unless initial states (*batch, d) are finite: a smaller dt would not mend them."""
+    for name, value in (("q", q), (second, x)):
+        bad = (~value.isfinite()).nonzero()
+        if len(bad):
+            *index, coordinate = bad[0].tolist()
+            where = f" at index {tuple(index)}" if index else ""
+            raise InputError(
+                f"{name} is not finite in coordinate {coordinate} of the initial state{where}, expected finite numbers"
+            )
+
+
 def graph_for(*states: Tensor) -> torch.set_grad_enabled:
     """A context that keeps a graph where one of the states requires a gradient, and else none."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in states))
