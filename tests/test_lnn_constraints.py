@@ -1,11 +1,13 @@
 """Lagrangians learned under a constraint."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
 import hamflow as hf
+from hamflow.systems import Trajectories
 from tests.lagrangian_fits import SOURCES, fit, hung
 
 
@@ -87,3 +89,36 @@ def test_states_far_from_the_constraint_are_named(float64: torch.dtype) -> None:
         model.rollout([0.0, 0.0], [1.0, 0.0], n_steps=3, dt=0.05)
     with pytest.raises(hf.SolveError, match=r"the initial state at index \(1,\) is off the constraint"):
         model.rollout([[0.7, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]], n_steps=3, dt=0.05)
+
+
+def told(data: Trajectories, constraint: hf.Constraint, **settings: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fit(data, "constant_mass", constraint=constraint, epochs=1, composition=None, widths=(4,), **settings)
+    return [str(one.message) for one in found if one.category is UserWarning]
+
+
+def test_data_off_the_constraint_are_told(float64: torch.dtype) -> None:
+    data = hung(5, 10)
+    spread = float((data.q - data.q.mean((0, 1))).square().sum(-1).mean().sqrt())
+    (message,) = told(data, hf.RigidLinks([(-1, 0)], 1.0, points=1, space=2))
+    # g = (0.49 - 1) / 2 at length 0.7, where G has the length 0.7.
+    assert message.startswith(
+        f"data: q lies off the constraint, at a median distance of 0.364, which is {100 * 0.51 / 1.4 / spread:.3g} % of"
+    )
+    centre = hf.FunctionConstraint(lambda q: (q**2).sum(-1, keepdim=True))
+    assert "median distance of 0.35," in told(data, centre)[0]
+    (message,) = told(data.replace(v=data.need("v").flip(-1), v_dot=None), ROD)[-1:]
+    assert message.startswith("data: v moves across the constraint, ") and " % of the speed; look for a co" in message
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_data_on_the_constraint_are_not_told(declared: bool, float64: torch.dtype) -> None:
+    """Exact, of float32, and with noise."""
+    data = hung(5, 30)
+    assert not told(data, ROD) and not told(data.to(torch.float32), ROD)
+    for size in (0.02, 0.1):
+        torch.manual_seed(0)
+        q, v = (x + size * torch.randn(x.shape) for x in (data.q, data.need("v")))
+        noisy = data.replace(q=q, v=v, v_dot=None)
+        assert not told(noisy, ROD, noise=size if declared else None)

@@ -136,7 +136,7 @@ def contradictions(sets: list[Trajectories], name: str, slope: str, noise: Tenso
     if not bool((low | high).any()):
         return {}
     gap = torch.where(used, torch.cat(gaps).unsqueeze(-1), 0.0)
-    shaken = _noisiest(sets, slope, noise.to(h)).square() * gap.square().sum(0) / 2 / square
+    shaken = noisiest(sets, slope, noise.to(h)).square() * gap.square().sum(0) / 2 / square
     wrong = (shaken < _ALL_NOISE) & ((b + sure < _LEAST * (1 - shaken)) | high)
     rounding = _ROUNDINGS * torch.finfo(sets[0].q.dtype).eps * torch.stack(largest).amax(0)
     counts = used.sum(0)
@@ -145,8 +145,8 @@ def contradictions(sets: list[Trajectories], name: str, slope: str, noise: Tenso
     return {i: float(b[i]) for i in found}
 
 
-def _noisiest(sets: list[Trajectories], name: str, known: Tensor) -> Tensor:
-    # The noise of an array, as it is known or seen, (d,).
+def noisiest(sets: list[Trajectories], name: str, known: Tensor) -> Tensor:
+    """The noise of an array as it is known or seen, whichever is more, (d,)."""
     seen = [noise_of(part.own_times(), part.need(name).double()) for part in sets if part.n_times > 2]
     return torch.stack([known, *seen]).amax(0)
 

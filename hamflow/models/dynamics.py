@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, is_number
+from hamflow.models.constraint import warn_off
 from hamflow.models.doubts import warn_of_doubts, warn_of_unused
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.refusal import unchanged_if_refused
@@ -198,6 +199,9 @@ class Dynamics(nn.Module):
         with unchanged_if_refused(self):
             self.assemble(sets[0].periodic)
             self.to(device=target, dtype=dtype)
+            constraint = getattr(self, "constraint", None)
+            if constraint is not None:
+                warn_off(constraint, sets, way.noise)
             self.history = learn(
                 self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
                 progress=progress, checkpoint=checkpoint, settings=settings,
