@@ -18,7 +18,7 @@ from hamflow.systems import Trajectories
 
 #: The shares of an initial position, and of a velocity, that are changed onto the constraint without a word.
 _MOVED, _LOST = 1e-2, 5e-2
-#: The share of the spread of positions, and that of speeds, that data may lie and move off the constraint without noise.
+#: The shares of the spread of positions and of speeds by which exact data may miss the constraint without a word.
 _OFF, _ACROSS = 1e-2, 5e-2
 #: So many standard deviations of noise are no sign of anything, and so many states are looked at.
 _NOISES, _LOOKED_AT = 4.0, 1000
