@@ -50,8 +50,7 @@ def rollout(
     """
     check_positive("n_steps", n_steps, integer=True)
     check_positive("substeps", substeps, integer=True)
-    if not is_number(dt) or dt == 0 or dt - dt != 0:
-        raise InputError(f"dt = {dt!r}, expected a finite number other than 0")
+    check_dt(dt)
     if not isinstance(q, Tensor) or not isinstance(p, Tensor) or q.shape != p.shape or q.ndim == 0:
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (q, p)]
         raise InputError(f"q is {shapes[0]} and p is {shapes[1]}, expected tensors of one shape (*batch, d)")
@@ -73,6 +72,12 @@ def rollout(
     if check:
         _check_finite(path, t, dt)
     return path
+
+
+def check_dt(dt: float) -> None:
+    """Raise :class:`InputError` unless a time between two states is finite and not zero."""
+    if not is_number(dt) or dt == 0 or dt - dt != 0:
+        raise InputError(f"dt = {dt!r}, expected a finite number other than 0")
 
 
 def _check_finite(path: Tensor, t: float, dt: float) -> None:

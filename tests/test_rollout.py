@@ -58,6 +58,25 @@ def test_a_model_differentiates_through_its_rollout(transform: object) -> None:
     assert model.rollout(p.requires_grad_(), p, n_steps=2, dt=0.1).requires_grad
 
 
+@pytest.mark.parametrize("model", [hf.HNN(1, widths=(4,)), hf.LNN(1, widths=(4,))], ids=["HNN", "LNN"])
+def test_initial_states_that_are_not_finite_are_named(model: hf.HNN | hf.LNN) -> None:
+    """No smaller dt would mend them; energies take them as they are."""
+    q = torch.zeros(3, 2, 1)
+    bad = q.clone()
+    bad[1:, 1] = math.nan
+    for first, second, name in ((bad, q, "q"), (q, bad, model.second), (bad.nan_to_num(math.inf), bad, "q")):
+        with pytest.raises(
+            hf.InputError, match=rf"^{name} is not finite in coordinate 0 of the initial state at index \(1, 1\)"
+        ):
+            model.rollout(first, second, n_steps=2, dt=0.1)
+        assert model.energy(first, second).isfinite().sum() == 4
+    with pytest.raises(
+        hf.InputError, match=rf"^{model.second} is not finite in coordinate 0 of the initial state, expected"
+    ):
+        model.rollout([0.0], [math.inf], n_steps=2, dt=0.1)
+    assert torch.func.vmap(model.energy)(q, q).shape == (3, 2)
+
+
 @pytest.mark.parametrize("n_steps", [60, 900])
 def test_rollout_says_when_it_left_the_finite_numbers(n_steps: int) -> None:
     explosive = hf.SeparableHamiltonian(hf.QuadraticKinetic(1), hf.FunctionEnergy(lambda q: -(q**4).sum(-1)))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, is_number
-from hamflow.models.doubts import warn_of_doubts
+from hamflow.models.constraint import warn_off
+from hamflow.models.doubts import warn_of_doubts, warn_of_unused
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.refusal import unchanged_if_refused
 from hamflow.models.storage import SavedModel, name_parts, of_this_version, saved_history, write_model
@@ -190,12 +191,17 @@ class Dynamics(nn.Module):
             # Angles are counted on past half a turn, whoever says that they are angles.
             angles = {"periodic": self.config["periodic"]}
             sets = [part.replace(metadata=dict(part.metadata) | angles) for part in sets]
-        warn_of_doubts(sets, self.second)
+        warn_of_doubts(sets, self.second, way.noise)
+        if learn_from == "auto" and way.source == "states":
+            warn_of_unused(sets[0].given)
         own = not isinstance(self.config[self.law], str)
         sets = [converted(part, device=target, dtype=dtype, clock=own) for part in sets]
         with unchanged_if_refused(self):
             self.assemble(sets[0].periodic)
             self.to(device=target, dtype=dtype)
+            constraint = getattr(self, "constraint", None)
+            if constraint is not None:
+                warn_off(constraint, sets, way.noise)
             self.history = learn(
                 self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
                 progress=progress, checkpoint=checkpoint, settings=settings,
@@ -262,6 +268,18 @@ class Dynamics(nn.Module):
                 f"expected (*batch, {self.dim}) for both"
             )
         return a, b
+
+
+def check_beginnings(q: Tensor, x: Tensor, second: str) -> None:
+    """Raise :class:`InputError` unless initial states (*batch, d) are finite: a smaller dt would not mend them."""
+    for name, value in (("q", q), (second, x)):
+        bad = (~value.isfinite()).nonzero()
+        if len(bad):
+            *index, coordinate = bad[0].tolist()
+            where = f" at index {tuple(index)}" if index else ""
+            raise InputError(
+                f"{name} is not finite in coordinate {coordinate} of the initial state{where}, expected finite numbers"
+            )
 
 
 def graph_for(*states: Tensor) -> torch.set_grad_enabled:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, check_choice, check_positive, check_seed
-from hamflow.models.dynamics import Dynamics, check_angles, check_widths, graph_for
+from hamflow.models.dynamics import Dynamics, check_angles, check_beginnings, check_widths, graph_for
 from hamflow.models.mechanics import ENERGIES, named_hamiltonian, set_units
 from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
@@ -168,7 +168,8 @@ class HNN(Dynamics):
             progress: whether to show a progress bar.
 
         Raises:
-            InputError: a shape or a number is wrong, or a scheme is given where H is not separable.
+            InputError: a shape or a number is wrong, an initial state is not finite, or a scheme is given where H is
+                not separable.
             RolloutError: a state is not finite; the error says when and which.
         """
         step = self.step
@@ -184,6 +185,7 @@ class HNN(Dynamics):
                 step = Damped(step, 1.0)
                 step.log_gamma = self.step.log_gamma
         q, p = self.states(q, p)
+        check_beginnings(q, p, self.second)
         with graph_for(q, p):
             often = self.substeps if substeps is None else substeps
             return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=often, t=t, progress=progress)

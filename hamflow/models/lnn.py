@@ -19,8 +19,8 @@ from hamflow.energies import (
 )
 from hamflow.energies.hamiltonian import Time, time_of_rows
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
-from hamflow.models.constraint import checked_constraint
-from hamflow.models.dynamics import Dynamics, check_angles, check_widths, graph_for
+from hamflow.models.constraint import begin_on, checked_constraint
+from hamflow.models.dynamics import Dynamics, check_angles, check_beginnings, check_widths, graph_for
 from hamflow.models.hnn import HNN
 from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units
 from hamflow.models.momenta import check_momenta
@@ -238,7 +238,10 @@ class LNN(Dynamics):
         return self.lagrangian.energy(*self._at(q, v, t))
 
     def acceleration(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
-        """The acceleration, friction and constraint included, q and v of shape (*batch, d) -> (*batch, d)."""
+        """The acceleration, friction and constraint included, q and v of shape (*batch, d) -> (*batch, d).
+
+        At states that do not satisfy the constraint its value means nothing.
+        """
         return self.vector_field(*self._at(q, v, t))[1]
 
     def momentum(self, q: Any, v: Any, t: Time = 0.0) -> Tensor:
@@ -270,7 +273,8 @@ class LNN(Dynamics):
     ) -> Tensor:  # fmt: skip
         """Carry initial states forward, all at once; q and v of shape (*batch, d) -> (n_steps + 1, *batch, 2 d).
 
-        With a constraint the initial states are first moved onto it. A graph is kept where q or v requires a gradient.
+        With a constraint the initial states are first moved onto it, and a warning says so where that is far. A graph
+        is kept where q or v requires a gradient.
 
         Args:
             q: positions at the start.
@@ -282,17 +286,18 @@ class LNN(Dynamics):
             progress: whether to show a progress bar.
 
         Raises:
-            InputError: a shape or a number is wrong.
+            InputError: a shape or a number is wrong, or an initial state is not finite.
             RolloutError: a state is not finite, or a step does not settle; the error says when and which.
             SolveError: an initial state is too far from the constraint, or its momentum is that of another velocity.
         """
         q, v = self.states(q, v)
+        check_beginnings(q, v, self.second)
         if q.numel():
             self.check_time(q.reshape(-1, self.dim)[:1].expand(2, -1), q.new_full((2, 1), t))
         check_momenta(self.lagrangian, q, v, t)
         often = self.substeps if substeps is None else substeps
         with graph_for(q, v):
-            start = self.canonical(q, v, t)
+            start = begin_on(self.plain, q, v, t, dt) if isinstance(self.plain, Rattle) else self.canonical(q, v, t)
             path = rollout(self.step, *start, n_steps=n_steps, dt=dt, substeps=often, t=t, progress=progress)
             times = t + dt * torch.arange(n_steps + 1).to(q).reshape(-1, *[1] * q.ndim)
             return self.measured(path[..., : self.dim], path[..., self.dim :], times)

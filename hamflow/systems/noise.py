@@ -48,16 +48,20 @@ def estimate_noise(data: Trajectories) -> dict[str, Tensor]:
     if data.n_times < 3:
         raise InputError(f"data has {data.n_times} times, expected at least 3 to estimate noise from")
     data = data.unwrapped()
-    times = data.own_times().double()
-    found: dict[str, list[Tensor]] = {name: [] for name in ("q", "p", "v") if name in data.given}
+    times = data.own_times()
+    return {name: noise_of(times, data.need(name)) for name in ("q", "p", "v") if name in data.given}
+
+
+def noise_of(times: Tensor, values: Tensor) -> Tensor:
+    """The same for one array, (n, time) and (n, time, d) -> (d,); three times at least."""
+    clock, states, squares = times.double(), values.double(), []
     for order in _ORDERS:
-        if order >= data.n_times:
+        if order >= clock.shape[-1]:
             break
-        weights = _weights(times.unfold(-1, order + 1, 1))
-        for name, estimates in found.items():
-            windows = data.need(name).double().unfold(1, order + 1, 1)  # (n, windows, d, order + 1)
-            estimates.append((windows * weights.unsqueeze(-2)).sum(-1).square().mean((0, 1)))
-    return {name: torch.stack(squares).amin(0).sqrt().to(data.q) for name, squares in found.items()}
+        weights = _weights(clock.unfold(-1, order + 1, 1))
+        windows = states.unfold(1, order + 1, 1)  # (n, windows, d, order + 1)
+        squares.append((windows * weights.unsqueeze(-2)).sum(-1).square().mean((0, 1)))
+    return torch.stack(squares).amin(0).sqrt().to(values)
 
 
 def _weights(times: Tensor) -> Tensor:

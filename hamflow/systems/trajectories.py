@@ -185,7 +185,8 @@ class Trajectories:
         shorter than half a turn.
 
         Raises:
-            InputError: turns are missing, and a step is so near to half a turn that nobody can tell which way it went.
+            InputError: turns are missing, and a step is so near to half a turn that nobody can tell which way it went,
+                or velocities foretell turns where positions make none.
 
         Example:
             >>> import torch, hamflow as hf
@@ -196,9 +197,11 @@ class Trajectories:
         """
         angles = list(self.periodic)
         steps = self.q[..., angles].double().diff(dim=1)
+        moved, foretold = steps, torch.zeros_like(steps)
         if self.v is not None:
             v = self.v[..., angles].double()
-            steps = steps - (v[:, 1:] + v[:, :-1]) / 2 * self.own_times().double().diff(dim=1).unsqueeze(-1)
+            foretold = (v[:, 1:] + v[:, :-1]) / 2 * self.own_times().double().diff(dim=1).unsqueeze(-1)
+            steps = moved - foretold
         turns = -(steps / (2 * math.pi)).round()
         turning = (turns != 0).any(1, keepdim=True)
         if not turning.any():
@@ -206,9 +209,17 @@ class Trajectories:
         doubtful = (turning & ((steps + 2 * math.pi * turns).abs() > _DOUBTFUL * math.pi)).nonzero()
         if len(doubtful):
             row, time, angle = doubtful[0].tolist()
+            step, expected = (float(x[row, time, angle]) for x in (moved, foretold))
+            if self.v is not None and float(moved[row, :, angle].abs().max()) < _DOUBTFUL * math.pi:
+                raise InputError(
+                    f"v contradicts q: in trajectory {row} coordinate {angles[angle]} moves by {step:.3g} from index "
+                    f"{time} to {time + 1}, and (v[k] + v[k + 1]) / 2 * dt foretells {expected:.3g}; look for a wrong "
+                    "sign, a wrong unit of v or of time, or swapped columns, or else sample faster"
+                )
             raise InputError(
                 f"q has angles within one turn, and in trajectory {row} coordinate {angles[angle]} moves by nearly "
                 f"half a turn from index {time} to {time + 1}, which may be either way: count turns or sample faster"
+                + (f", or mend v, which foretells {expected:.3g} and not {step:.3g}" if self.v is not None else "")
             )
         q = self.q.clone()
         q[:, 1:, angles] += (2 * math.pi * turns.cumsum(1)).to(q)
