@@ -16,7 +16,7 @@ import hamflow as hf
 from hamflow.energies.features import AngleFeatures
 from hamflow.training import fit, polish, split_rows
 
-MODELS = ("lnn", "lnn_general", "mlp", "hnn", "hnn_momentum")
+MODELS = ("lnn", "lnn_general", "lnn_uniform", "mlp", "hnn", "hnn_momentum")
 CHAINS = ("chain_1", "chain_2", "chain_3")
 
 
@@ -26,6 +26,8 @@ def applies(model: str, case: str) -> bool:
         return case == "relativistic"
     if model == "lnn_general":
         return case == "double_pendulum"
+    if model == "lnn_uniform":
+        return case in CHAINS
     # An energy of ten points of a field is none of a hundred.
     return model != "hnn" or case != "wave"
 
@@ -45,12 +47,13 @@ def settings(model: str, case: str) -> dict[str, Any]:
         build = {"widths": [32, 32] if model == "lnn" else [46, 46], "dtype": "float64"}
         training |= {"epochs": 50, "polish": 100}
     if case in CHAINS:
-        build = {"widths": [32] if model == "lnn" else [64, 64], "dtype": "float64"}
+        build = {"widths": [64, 64], "dtype": "float64"}
+        build |= {"ridges": {"lnn": 8, "lnn_uniform": 0}[model]} if model.startswith("lnn") else {}
         training |= {"epochs": 100, "polish": 1500}
     if case == "wave":
         build = {"widths": [32, 32], "dtype": "float64"}
         training |= {"epochs": 60, "polish": 100}
-    if model == "lnn":
+    if model in ("lnn", "lnn_uniform"):
         names = {"double_pendulum": "mechanical", "real_double_pendulum": "mechanical", "relativistic": "general"}
         build |= {
             "lagrangian": names.get(case, "bodies" if case in CHAINS else "field"),
@@ -76,15 +79,38 @@ def train(model: str, case: str, task: Task, seed: int, quick: bool) -> Fitted:
     return _train_mlp(build, training, dtype, task, seed)
 
 
+class BodyPotentials(hf.Energy):
+    r"""Potentials of single bodies in the plane, :math:`V(q) = \sum_i (w_i \cdot x_i + V_i(x_i))`.
+
+    A uniform field, which a network would not carry on beyond its data, and a network each; without ``ridges`` the
+    field alone.
+    """
+
+    def __init__(self, bodies: int, ridges: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2 * bodies))
+        self.bodies = nn.ModuleList(hf.RidgePotential(2, ridges) for _ in range(bodies if ridges else 0))
+
+    def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+        return torch.stack([x @ self.weight, *(part(y) for part, y in self._each(x))]).sum(0)
+
+    def gradient(self, x: Tensor, t: Any = 0.0) -> Tensor:
+        slopes = [part.gradient(y) for part, y in self._each(x)]
+        return self.weight + torch.cat(slopes, -1) if slopes else self.weight.expand_as(x)
+
+    def _each(self, x: Tensor) -> list[tuple[Any, Tensor]]:
+        return list(zip(self.bodies, x.unflatten(-1, (-1, 2)).unbind(-2), strict=False))
+
+
 def _train_lnn(
     case: str, build: dict[str, Any], training: dict[str, Any], dtype: torch.dtype, task: Task, seed: int
 ) -> Fitted:
     lagrangian: Any = build["lagrangian"]
     if lagrangian == "bodies":
-        # Masses of the bodies are learned, and the potential is a network of all coordinates with one hidden layer.
+        # The mass of each body is learned, and its potential.
         assert task.bodies is not None
         mass = hf.ConstantMass(2 * task.bodies, structure="bodies", space=2, learn=True)
-        lagrangian = hf.MechanicalLagrangian(mass, hf.RidgePotential(2 * task.bodies, *build["widths"])).to(dtype)
+        lagrangian = hf.MechanicalLagrangian(mass, BodyPotentials(task.bodies, build["ridges"])).to(dtype)
     elif lagrangian == "field":
         assert task.spacing is not None
         lagrangian = hf.FieldLagrangian(task.spacing, local=True, widths=build["widths"]).to(dtype)
