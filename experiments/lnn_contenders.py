@@ -48,7 +48,7 @@ def settings(model: str, case: str) -> dict[str, Any]:
         training |= {"epochs": 50, "polish": 100}
     if case in CHAINS:
         build = {"widths": [64, 64], "dtype": "float64"}
-        build |= {"ridges": {"lnn": 8, "lnn_uniform": 0}[model]} if model.startswith("lnn") else {}
+        build |= {"ridges": 8} if model == "lnn" else {"ridges": 0} if model == "lnn_uniform" else {}
         training |= {"epochs": 100, "polish": 1500}
     if case == "wave":
         build = {"widths": [32, 32], "dtype": "float64"}
