@@ -13,15 +13,18 @@ from hamflow.energies import (
     MechanicalLagrangian,
     NetworkLagrangian,
     NetworkMass,
+    RayleighFriction,
     ScaledEnergy,
     Terms,
 )
 from hamflow.energies.hamiltonian import Time
 from hamflow.models.mechanics import potential_network
-from hamflow.models.units import sizes
+from hamflow.models.units import FRICTION, Units, sizes
 
 #: mechanical: v' M(q) v / 2 - V(q), a network each. constant_mass: the same with one learned M. general: one network.
 LAGRANGIANS = ("mechanical", "constant_mass", "general")
+#: Friction begins as if each coordinate had at least this share of the mass that equal kinetic energies would give it.
+_LEAST = 1e-2
 
 
 def named_lagrangian(kind: str, dim: int, widths: Sequence[int], periodic: Sequence[int]) -> Lagrangian:
@@ -95,3 +98,36 @@ class AddedMass(Lagrangian):
         """What the equations of motion are made of; q and v of shape (*batch, d)."""
         still = torch.zeros_like(q)
         return Terms(still, self.mass * v, torch.diag(self.mass).expand(*v.shape, v.shape[-1]), still)
+
+
+@torch.no_grad()
+def set_masses(
+    lagrangian: Lagrangian,
+    added: AddedMass | None,
+    share: float,
+    friction: RayleighFriction | None,
+    q: Tensor,
+    v: Tensor,
+    units: Units,
+) -> None:
+    """Set what a regulariser adds, and where friction begins, by the masses of a Lagrangian at the start.
+
+    Args:
+        lagrangian: what is learned.
+        added: the regulariser's part, if there is one.
+        share: its size, relative to the masses of equal kinetic energies.
+        friction: the learned friction, if there is one.
+        q: positions, (n, d).
+        v: velocities, (n, d).
+        units: the sizes of velocities and accelerations.
+    """
+    mass = lagrangian.mass_matrix(q, v).diagonal(dim1=-2, dim2=-1).mean(0)
+    # The masses that coordinates would have if their kinetic energies were equal.
+    equal = (mass * units.velocity**2).mean() / units.velocity**2
+    if added is not None:
+        added.mass.copy_(share * equal)
+    if friction is not None:
+        rate = (units.force / units.velocity).mean()
+        # From nothing friction could not grow: its logarithm is learned.
+        least = (_LEAST * equal.abs()).clamp_min(torch.finfo(equal.dtype).tiny)
+        friction.log_diagonal.copy_(0.5 * (FRICTION * rate * mass.abs().maximum(least)).log())

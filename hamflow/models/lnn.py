@@ -22,17 +22,14 @@ from hamflow.errors import InputError, SolveError, check_choice, check_positive,
 from hamflow.models.constraint import begin_on, checked_constraint
 from hamflow.models.dynamics import Dynamics, check_angles, check_beginnings, check_widths, graph_for
 from hamflow.models.hnn import HNN
-from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units
+from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units, set_masses
 from hamflow.models.momenta import check_momenta
 from hamflow.models.residual import guarded_residual
-from hamflow.models.units import FRICTION, Units, check_one_a_row, sizes
+from hamflow.models.units import Units, check_one_a_row, sizes
 from hamflow.rollout import rollout
 from hamflow.steps import COMPOSITIONS, RULES, Composition, Rattle, VariationalStep
 from hamflow.systems import Trajectories
 from hamflow.training import History, seeded
-
-#: Friction begins as if each coordinate had at least this share of the mass that equal kinetic energies would give it.
-_LEAST = 1e-2
 
 
 class LNN(Dynamics):
@@ -200,22 +197,9 @@ class LNN(Dynamics):
         if self.config["standardise"] and isinstance(self.config["lagrangian"], str):
             set_lagrangian_units(self.learned, q, units.velocity, units.force, self.angles)
         if self.added is not None or self.force is not None:
-            self._set_masses(q[:256], v[:256], units)
+            share = self.config["regulariser"]
+            set_masses(self.learned, self.added, share, self.force, q[:256], v[:256], units)
         return units if self.config["standardise"] else Units(torch.ones_like(q[0]), torch.ones_like(q[0]))
-
-    @torch.no_grad()
-    def _set_masses(self, q: Tensor, v: Tensor, units: Units) -> None:
-        # What the regulariser adds, and where friction begins, by the masses at the start.
-        mass = self.learned.mass_matrix(q, v).diagonal(dim1=-2, dim2=-1).mean(0)
-        # The masses that coordinates would have if their kinetic energies were equal.
-        equal = (mass * units.velocity**2).mean() / units.velocity**2
-        if self.added is not None:
-            self.added.mass.copy_(self.config["regulariser"] * equal)
-        if self.force is not None:
-            rate = (units.force / units.velocity).mean()
-            # From nothing friction could not grow: its logarithm is learned.
-            least = (_LEAST * equal.abs()).clamp_min(torch.finfo(equal.dtype).tiny)
-            self.force.log_diagonal.copy_(0.5 * (FRICTION * rate * mass.abs().maximum(least)).log())
 
     def relevant(self, data: Trajectories) -> Trajectories:
         """The trajectories without momenta, which depend on an L that is not known yet."""
