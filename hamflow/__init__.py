@@ -4,7 +4,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from hamflow import interop, systems
+from hamflow import interop, systems, videos
 from hamflow.diagnostics import Trend, angular_momentum, energy_drift, total_momentum
 from hamflow.energies import (
     BodyKinetic,
@@ -43,7 +43,7 @@ from hamflow.energies import (
 )
 from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, SolveError
 from hamflow.flow import PhaseFlow, hamiltonian
-from hamflow.models import HNN, LNN, NHF, Certificate, load
+from hamflow.models import HGN, HNN, LNN, NHF, Certificate, load
 from hamflow.rollout import rollout
 from hamflow.steps import (
     BLANES_MOAN4,
@@ -65,6 +65,7 @@ from hamflow.steps import (
     VariationalStep,
 )
 from hamflow.training import History
+from hamflow.videos import Videos
 
 try:
     __version__ = version("hamflow")
@@ -73,6 +74,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "BLANES_MOAN4",
+    "HGN",
     "HNN",
     "LEAPFROG",
     "LNN",
@@ -134,6 +136,7 @@ __all__ = [
     "SumLagrangian",
     "Trend",
     "VariationalStep",
+    "Videos",
     "angular_momentum",
     "energy_drift",
     "hamiltonian",
@@ -144,6 +147,7 @@ __all__ = [
     "systems",
     "testing",
     "total_momentum",
+    "videos",
 ]
 
 

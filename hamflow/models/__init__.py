@@ -7,17 +7,18 @@ import torch
 
 from hamflow.errors import CheckpointError, check_device
 from hamflow.models.certificate import Certificate
+from hamflow.models.hgn import HGN
 from hamflow.models.hnn import HNN
 from hamflow.models.lnn import LNN
 from hamflow.models.nhf import NHF
 from hamflow.models.storage import fill_parts, read_model
 
-__all__ = ["HNN", "LNN", "NHF", "Certificate", "load"]
+__all__ = ["HGN", "HNN", "LNN", "NHF", "Certificate", "load"]
 
-_MODELS: dict[str, type[HNN] | type[LNN] | type[NHF]] = {"HNN": HNN, "LNN": LNN, "NHF": NHF}
+_MODELS: dict[str, type[HGN] | type[HNN] | type[LNN] | type[NHF]] = {"HGN": HGN, "HNN": HNN, "LNN": LNN, "NHF": NHF}
 
 
-def load(path: str | Path, *, device: torch.device | str = "cpu", **parts: Any) -> HNN | LNN | NHF:
+def load(path: str | Path, *, device: torch.device | str = "cpu", **parts: Any) -> HGN | HNN | LNN | NHF:
     """Load a fitted model from the folder that its ``save`` wrote; nothing in it is executed.
 
     Args:

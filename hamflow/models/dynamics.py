@@ -16,7 +16,15 @@ from hamflow.models.constraint import warn_off
 from hamflow.models.doubts import warn_of_doubts, warn_of_unused
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.refusal import unchanged_if_refused
-from hamflow.models.storage import SavedModel, name_parts, of_this_version, saved_history, write_model
+from hamflow.models.storage import (
+    SavedModel,
+    load_own_state,
+    name_parts,
+    of_this_version,
+    own_state,
+    saved_history,
+    write_model,
+)
 from hamflow.models.units import Units
 from hamflow.steps import Step
 from hamflow.systems import Trajectories
@@ -216,13 +224,6 @@ class Dynamics(nn.Module):
         what = f"dim={self.dim}, {self.law}={law}, integrator={self.integrator!r}"
         return f"{type(self).__name__}({what}, parameters={count})"
 
-    def own_state(self) -> dict[str, Tensor]:
-        """The state, each tensor once: the step holds the same energy under further names."""
-        found: dict[int, tuple[str, Tensor]] = {}
-        for name, value in self.state_dict(keep_vars=True).items():
-            found.setdefault(id(value), (name, value.detach()))
-        return dict(found.values())
-
     def saved_config(self) -> dict[str, Any]:
         """The configuration as JSON can hold it."""
         return name_parts(self.config)
@@ -233,7 +234,7 @@ class Dynamics(nn.Module):
         dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
         facts: dict[str, Any] = {"dtype": dtype, "angles": list(self.angles), "substeps": self.substeps}
         facts["history"] = asdict(self.history)
-        write_model(path, SavedModel(type(self).__name__, config, self.own_state(), facts))
+        write_model(path, SavedModel(type(self).__name__, config, own_state(self), facts))
 
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:
@@ -242,9 +243,7 @@ class Dynamics(nn.Module):
             model = cls(**saved.config)
             model.assemble(saved.facts["angles"])
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
-            if model.own_state().keys() != saved.state.keys():
-                raise KeyError(f"weights {', '.join(sorted(model.own_state().keys() ^ saved.state.keys()))}")
-            model.load_state_dict(saved.state, strict=False)
+            load_own_state(model, saved.state)
             model.history, model.substeps = saved_history(saved), int(saved.facts["substeps"])
         return model.eval()
 

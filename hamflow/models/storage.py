@@ -91,6 +91,21 @@ def read_model(path: str | Path) -> SavedModel:
         raise CheckpointError(f"{folder} is damaged, expected a whole saved model") from error
 
 
+def own_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state, each tensor once: a step holds the same energy as its model under further names."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(value), (name, value.detach()))
+    return dict(found.values())
+
+
+def load_own_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what :func:`own_state` gave, all of it; KeyError where it is of another model."""
+    if differ := own_state(model).keys() ^ state.keys():
+        raise KeyError(f"weights {', '.join(sorted(differ))}")
+    model.load_state_dict(state, strict=False)
+
+
 @contextmanager
 def of_this_version(kind: str) -> Iterator[None]:
     """Say in one :class:`CheckpointError` that a saved model of that class cannot be built here, and why."""

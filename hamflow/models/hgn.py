@@ -1,0 +1,343 @@
+"""HGN: a Hamiltonian Generative Network, the dynamics behind videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from hamflow.energies import Hamiltonian, SeparableHamiltonian
+from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, check_seed
+from hamflow.io import check_writable
+from hamflow.models.dynamics import check_widths
+from hamflow.models.latent import oscillating, transformer
+from hamflow.models.pictures import SIDE, FrameDecoder, FrameEncoder
+from hamflow.models.refusal import unchanged_if_refused
+from hamflow.models.storage import (
+    SavedModel,
+    load_own_state,
+    name_parts,
+    of_this_version,
+    own_state,
+    saved_history,
+    write_model,
+)
+from hamflow.models.video_objective import VideoObjective
+from hamflow.rollout import rollout
+from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting, Step
+from hamflow.training import History, fit, random_generator, seeded
+from hamflow.videos import Videos, check_frames
+
+#: separable: T(p) + V(q), a network each. mechanical: a learned mass and V(q). joint: one network H(q, p).
+HAMILTONIANS = ("separable", "mechanical", "joint")
+
+
+class HGN(nn.Module):
+    r"""A Hamiltonian Generative Network: videos as pictures of positions that a learned energy moves,
+
+    .. math:: z \sim N(0, I), \qquad (q_0, p_0) = f(z), \qquad (q_t, p_t) = \Phi_H^t(q_0, p_0), \qquad
+              x_t \sim N\bigl(g(q_t), \sigma^2\bigr),
+
+    where :math:`\Phi` is a symplectic step of the learned H, and an encoder :math:`r(z \mid x_1, \dots, x_k)` reads
+    stacked frames. Time runs backwards, faster or slower as one likes.
+
+    Args:
+        size: n, the side of a frame, 8, 16, 32 or 64 [pixels].
+        channels: 1 for grey, 3 for RGB.
+        frames: the largest number of frames that the encoder reads.
+        dim: d, the number of positions; with ``maps`` the number of maps of 4 x 4 positions.
+        code: the number of entries of z; by default 2 d; with ``maps`` of maps.
+        hamiltonian: ``"separable"``, ``"mechanical"`` or ``"joint"``, as for :class:`hamflow.HNN`, or a
+            :class:`Hamiltonian` of your own of d positions, whose parameters are learned.
+        widths: the hidden widths of the Hamiltonian and of f.
+        width: of the encoder and the decoder.
+        maps: whether q, p and z are maps and all networks convolutional, as in the published model.
+        scheme: of a separable Hamiltonian, a key of ``hamflow.SCHEMES``; a joint one takes the implicit midpoint.
+        substeps: steps between two frames.
+        seed: for the weights at the start.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    References:
+        Toth et al. (2020), Hamiltonian Generative Networks, arXiv 1909.13789; Balsells Rodas et al. (2021),
+        Re-Hamiltonian Generative Networks, for protocols.
+
+    Example:
+        >>> import hamflow as hf
+        >>> videos = hf.videos.film(hf.systems.MassSpring(), n=8, n_frames=5, size=8)
+        >>> model = hf.HGN(size=8, frames=5, dim=1, width=4).fit(videos, epochs=2, progress=False)
+        >>> model.forecast(videos[:2], n_frames=7).shape, model.sample(3, n_frames=4).shape
+        (torch.Size([2, 7, 1, 8, 8]), torch.Size([3, 4, 1, 8, 8]))
+    """
+
+    hamiltonian: Hamiltonian
+
+    def __init__(
+        self,
+        *,
+        size: int = 32,
+        channels: int = 1,
+        frames: int = 30,
+        dim: int = 2,
+        code: int | None = None,
+        hamiltonian: str | Hamiltonian = "separable",
+        widths: Sequence[int] = (64, 64),
+        width: int = 32,
+        maps: bool = False,
+        scheme: str = "leapfrog",
+        substeps: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, number, known in (("size", size, (8, 16, 32, 64)), ("channels", channels, (1, 3))):
+            if number not in known:
+                raise InputError(f"{name} = {number!r}, expected one of {known}")
+        for name, number in (("frames", frames), ("dim", dim), ("width", width), ("substeps", substeps)):
+            check_positive(name, number, integer=True)
+        if code is not None:
+            check_positive("code", code, integer=True)
+        if isinstance(hamiltonian, str):
+            check_choice("hamiltonian", hamiltonian, HAMILTONIANS)
+        elif not isinstance(hamiltonian, Hamiltonian):
+            kind = type(hamiltonian).__name__
+            raise InputError(f"hamiltonian is a {kind}, expected a Hamiltonian or one of {HAMILTONIANS}")
+        check_widths(widths)
+        check_choice("scheme", scheme, tuple(SCHEMES))
+        check_seed("seed", seed)
+        self.config: dict[str, Any] = {
+            "size": size, "channels": channels, "frames": frames, "dim": dim, "code": code,
+            "hamiltonian": hamiltonian, "widths": list(widths), "width": width, "maps": maps, "scheme": scheme,
+            "substeps": substeps, "seed": seed,
+        }  # fmt: skip
+        self.history = History()
+        #: The time between two frames of the videos that were learned from.
+        self.dt = 1.0
+        self.assemble()
+
+    def assemble(self, rate: float = 1.0) -> None:
+        """Make all parts anew from the seed; a named Hamiltonian starts near oscillators of that rate, [1 / time]."""
+        config = self.config
+        maps, dim, width = config["maps"], config["dim"], config["width"]
+        self.dim = dim * SIDE**2 if maps else dim
+        codes = 2 * dim if config["code"] is None else config["code"]
+        self.code = codes * SIDE**2 if maps else codes
+        kind = config["hamiltonian"]
+        with seeded(config["seed"]):
+            self.encoder = FrameEncoder(
+                config["frames"], config["channels"], config["size"], 2 * codes, width, maps=maps
+            )
+            self.decoder = FrameDecoder(dim, config["channels"], config["size"], width, maps=maps)
+            self.transformer = transformer(codes, 2 * dim, config["widths"], width, maps=maps)
+            self.hamiltonian = (
+                kind
+                if isinstance(kind, Hamiltonian)
+                else oscillating(kind, dim, config["widths"], width, rate, maps=maps)
+            )
+        self.log_scale = nn.Parameter(torch.tensor(-1.5))
+        self.step: Step = (
+            Splitting(self.hamiltonian, SCHEMES[config["scheme"]])
+            if isinstance(self.hamiltonian, SeparableHamiltonian)
+            else ImplicitMidpoint(self.hamiltonian)
+        )
+
+    def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of r(z | frames), each (n, code), of frames (n, k, channel, height, width)."""
+        mean, log_scale = self.encoder(frames).chunk(2, dim=1)
+        return mean.flatten(1), log_scale.flatten(1).clamp(-8, 4).exp()
+
+    def initial_state(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The state (q, p) at the first frame, z of shape (n, code) -> (n, d) each."""
+        rows = z.unflatten(-1, (-1, SIDE, SIDE)) if self.config["maps"] else z
+        q, p = self.transformer(rows).chunk(2, dim=1)
+        return q.flatten(1), p.flatten(1)
+
+    def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
+        """The states at 0, dt, ..., n_steps dt, q and p of shape (n, d) -> (n_steps + 1, n, 2 d)."""
+        if n_steps == 0:
+            return torch.cat((q, p), -1).unsqueeze(0)
+        return rollout(self.step, q, p, n_steps=n_steps, dt=dt, substeps=self.config["substeps"], check=False)
+
+    def decode(self, q: Tensor) -> Tensor:
+        """Frames of positions, (*batch, d) -> (*batch, channel, height, width)."""
+        found: Tensor = self.decoder(q)
+        return found
+
+    def energy(self, q: Tensor, p: Tensor) -> Tensor:
+        """The learned energy, q and p of shape (*batch, d) -> (*batch,)."""
+        return self.hamiltonian(q, p)
+
+    def model(self, frames: Tensor) -> None:
+        """The Pyro model of frames (n, time, channel, height, width)."""
+        pyro.module("hgn", self)
+        with pyro.plate("videos", len(frames)):
+            z = pyro.sample("z", dist.Normal(frames.new_zeros(self.code), 1.0).to_event(1))
+            path = self.path(*self.initial_state(z), frames.shape[1] - 1, self.dt)
+            mean = self.decode(path[..., : self.dim]).movedim(0, 1)
+            pyro.sample("frames", dist.Normal(mean, self.log_scale.exp()).to_event(4), obs=frames)
+
+    def guide(self, frames: Tensor) -> None:
+        """The Pyro guide of :meth:`model`: the encoder."""
+        pyro.module("hgn", self)
+        with pyro.plate("videos", len(frames)):
+            pyro.sample("z", dist.Normal(*self.posterior(frames[:, : self.config["frames"]])).to_event(1))
+
+    def fit(
+        self,
+        videos: Any,
+        *,
+        objective: str = "elbo",
+        beta: float = 1.0,
+        tolerance: float = 0.02,
+        context: int | None = None,
+        frames_per_step: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        epochs: int = 100,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        validation: float | None = 0.1,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        r"""Learn from videos by the loss
+
+        .. math:: \frac{1}{N} \Bigl( -\mathbb{E}_r \log p(x \mid z) + \beta\, \mathrm{KL}(r \,\|\, p) \Bigr)
+
+        where N is the number of pixels of a video. Every call starts afresh from the model's seed.
+
+        Args:
+            videos: :class:`hamflow.Videos`, in memory or on disk, or an array (n, time, channel, height, width).
+            objective: ``"elbo"``, with :math:`\sigma` learned; or ``"geco"``, the KL divergence under the constraint
+                that the squared error a pixel stays below ``tolerance`` times the variance of the videos.
+            beta: :math:`\beta`, 1 for the bound on the evidence.
+            tolerance: of ``"geco"``.
+            context: the fewest frames from which the encoder learns to infer; each step draws a number from here to
+                ``frames``, and shows it the first so many. By default all that it can read.
+            frames_per_step: how many frames of each video are decoded in a step, drawn at random; all by default.
+            dtype: of the weights.
+            device: where to train and stay.
+            epochs: passes over the videos.
+            batch_size: videos a step.
+            learning_rate: the largest learning rate.
+            validation: the share held out, by which the best weights are chosen.
+            progress: whether to show a progress bar.
+            checkpoint: a file for the state of the run, which goes on from there.
+            seed: for the held-out videos, the batches and the noise; the weights at the start are the model's own.
+            settings: further ones of :func:`hamflow.training.fit`.
+
+        Raises:
+            InputError: the videos are none, or have another size; a setting is out of range.
+            FitError: the loss is not finite, again and again.
+            CheckpointError: the checkpoint cannot be used.
+
+        References:
+            Rezende and Viola (2018), Taming VAEs, arXiv 1810.00597, for the constraint.
+        """
+        films = self._checked(videos)
+        check_dtype(dtype)
+        target = check_device(device)
+        if checkpoint is not None:
+            check_writable(checkpoint)
+        with unchanged_if_refused(self):
+            # About one turn a video.
+            self.assemble(2 * math.pi / (films.n_frames * films.dt))
+            self.to(device=target, dtype=dtype)
+            self.dt = films.dt
+            goal = VideoObjective(
+                self, films, objective=objective, beta=beta, tolerance=tolerance, context=context,
+                frames_per_step=frames_per_step,
+            ).to(device=target, dtype=dtype)  # fmt: skip
+            rows = torch.arange(len(films), device=target)
+            self.history = fit(
+                goal, rows, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
+                progress=progress, checkpoint=checkpoint, seed=seed, **settings,
+            )  # fmt: skip
+        return self.eval()
+
+    @torch.no_grad()
+    def encode(self, frames: Any) -> tuple[Tensor, Tensor]:
+        """The state (q, p) at the first frame, (n, d) each, by the mean of r; at most ``frames`` of them are read."""
+        return self.initial_state(self.posterior(self._seen(frames))[0])
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Any, n_frames: int | None = None) -> Tensor:
+        """The ``n_frames`` frames from the first of those given on, as many as given by default.
+
+        Frames (n, k, channel, height, width) -> (n, n_frames, channel, height, width).
+        """
+        count = int(self._seen(frames).shape[1]) if n_frames is None else n_frames
+        check_positive("n_frames", count, integer=True)
+        path = self.path(*self.encode(frames), count - 1, self.dt)
+        return self.decode(path[..., : self.dim]).movedim(0, 1)
+
+    @torch.no_grad()
+    def forecast(self, frames: Any, n_frames: int, *, dt_scale: float = 1.0, backward: bool = False) -> Tensor:
+        """The ``n_frames`` frames after the last one given, or before the first, in the order in which they are met.
+
+        Args:
+            frames: (n, k, channel, height, width).
+            n_frames: how many.
+            dt_scale: the time between two of them, in units of that between two frames of the training videos.
+            backward: whether time runs backwards from the first frame.
+
+        Returns:
+            (n, n_frames, channel, height, width).
+        """
+        check_positive("n_frames", n_frames, integer=True)
+        check_positive("dt_scale", dt_scale)
+        q, p = self.encode(frames)
+        if not backward:
+            q, p = self.path(q, p, frames.shape[1] - 1, self.dt)[-1].chunk(2, -1)
+        path = self.path(q, p, n_frames, -self.dt * dt_scale if backward else self.dt * dt_scale)
+        return self.decode(path[1:, ..., : self.dim]).movedim(0, 1)
+
+    @torch.no_grad()
+    def sample(self, n: int, n_frames: int, *, seed: int | None = None) -> Tensor:
+        """Videos of the model, (n, n_frames, channel, height, width), without the noise of pixels."""
+        for name, count in (("n", n), ("n_frames", n_frames)):
+            check_positive(name, count, integer=True)
+        like = self.log_scale
+        z = torch.randn(
+            n, self.code, generator=random_generator(seed, like.device), dtype=like.dtype, device=like.device
+        )
+        path = self.path(*self.initial_state(z), n_frames - 1, self.dt)
+        return self.decode(path[..., : self.dim]).movedim(0, 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
+        dtype = str(self.log_scale.dtype).removeprefix("torch.")
+        facts = {"dtype": dtype, "dt": self.dt, "history": asdict(self.history)}
+        write_model(path, SavedModel("HGN", name_parts(self.config), own_state(self), facts))
+
+    @classmethod
+    def from_saved(cls, saved: SavedModel) -> Self:
+        """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
+        with of_this_version(cls.__name__):
+            model = cls(**saved.config).to(dtype=getattr(torch, saved.facts["dtype"]))
+            load_own_state(model, saved.state)
+            model.history, model.dt = saved_history(saved), float(saved.facts["dt"])
+        return model.eval()
+
+    def _checked(self, videos: Any) -> Videos:
+        films = videos if isinstance(videos, Videos) else Videos(videos)
+        size = self.config["size"]
+        if films.channels != self.config["channels"] or films.size != (size, size):
+            found = f"{films.channels} channels of {films.size[0]} x {films.size[1]} pixels"
+            raise InputError(f"videos has {found}, expected {self.config['channels']} of {size} x {size}")
+        return films
+
+    def _seen(self, frames: Any) -> Tensor:
+        found = check_frames(frames)
+        found = found if found.is_floating_point() else found / 255
+        self._checked(found)
+        return found[:, : self.config["frames"]].to(self.log_scale)

@@ -1,0 +1,85 @@
+"""Networks between pictures and numbers: an encoder of stacked frames and a decoder of single ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+#: The side of the smallest map, between convolutions and numbers.
+SIDE = 4
+
+
+class FrameEncoder(nn.Module):
+    """Features of frames that are stacked as channels, (*batch, time, channel, n, n) -> (*batch, outputs).
+
+    Args:
+        frames: the number of frames that are stacked; where fewer come the rest is empty, and a channel of each says
+            so.
+        channels: 1 for grey, 3 for RGB.
+        size: n, a power of two times 4.
+        outputs: the number of features, or of channels of a map of 4 x 4.
+        width: the channels of the convolutions.
+        maps: whether the features are a map, (*batch, outputs, 4, 4).
+    """
+
+    def __init__(self, frames: int, channels: int, size: int, outputs: int, width: int, *, maps: bool = False) -> None:
+        super().__init__()
+        self.frames, self.channels, self.maps = frames, channels, maps
+        layers: list[nn.Module] = [nn.Conv2d(frames * (channels + 1), width, 5, padding=2), nn.SiLU()]
+        for _ in range(halvings(size)):
+            layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
+        if maps:
+            layers += [nn.Conv2d(width, outputs, 3, padding=1)]
+        else:
+            layers += [nn.Flatten(), nn.Linear(width * SIDE**2, 4 * width), nn.SiLU(), nn.Linear(4 * width, outputs)]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """The features."""
+        missing = self.frames - frames.shape[-4]
+        there = torch.ones_like(frames[..., :1, :, :])
+        stacked = functional.pad(torch.cat((frames, there), -3), (0, 0, 0, 0, 0, 0, 0, missing))
+        rows = stacked.flatten(-4, -3).reshape(-1, self.frames * (self.channels + 1), *frames.shape[-2:])
+        found: Tensor = self.network(rows)
+        return found.reshape(*frames.shape[:-4], *found.shape[1:])
+
+
+class FrameDecoder(nn.Module):
+    """A picture of positions, (*batch, d) -> (*batch, channel, n, n), values in (0, 1).
+
+    Args:
+        inputs: d, or the channels of a map of 4 x 4 where d is 16 times as many.
+        channels: 1 for grey, 3 for RGB.
+        size: n, a power of two times 4.
+        width: of the network.
+        maps: whether positions are a map.
+    """
+
+    def __init__(self, inputs: int, channels: int, size: int, width: int, *, maps: bool = False) -> None:
+        super().__init__()
+        self.shape = (channels, size, size)
+        self.maps = maps
+        if maps:
+            layers: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU()]
+            for _ in range(halvings(size)):
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
+            layers += [nn.Conv2d(width, channels, 3, padding=1)]
+        else:
+            layers = [nn.Linear(inputs, 4 * width), nn.SiLU(), nn.Linear(4 * width, 8 * width), nn.SiLU()]
+            layers += [nn.Linear(8 * width, math.prod(self.shape))]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, q: Tensor) -> Tensor:
+        """The picture."""
+        rows = q.reshape(-1, q.shape[-1])
+        rows = rows.unflatten(-1, (-1, SIDE, SIDE)) if self.maps else rows
+        found: Tensor = torch.sigmoid(self.network(rows))
+        return found.reshape(*q.shape[:-1], *self.shape)
+
+
+def halvings(size: int) -> int:
+    """How often a side of so many pixels is halved down to 4."""
+    return int(math.log2(size / SIDE))

@@ -1,0 +1,105 @@
+"""What a Hamiltonian Generative Network minimises."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hamflow.errors import InputError, check_choice, check_positive
+from hamflow.videos import Videos
+
+if TYPE_CHECKING:
+    from hamflow.models.hgn import HGN
+
+#: How fast the multiplier of the constraint follows, and how long its error is remembered.
+_RATE, _MEMORY = 0.02, 0.99
+#: Videos whose variance stands for that of all.
+_SOME = 500
+
+
+class VideoObjective(nn.Module):
+    """The loss of a model on videos that are fetched by number, so that they need not fit into memory.
+
+    Args:
+        model: the network.
+        videos: what it learns from.
+        objective, beta, tolerance, context, frames_per_step: see :meth:`hamflow.HGN.fit`.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    multiplier: Tensor
+    excess: Tensor
+
+    def __init__(
+        self,
+        model: HGN,
+        videos: Videos,
+        *,
+        objective: str,
+        beta: float,
+        tolerance: float,
+        context: int | None,
+        frames_per_step: int | None,
+    ) -> None:
+        super().__init__()
+        check_choice("objective", objective, ("elbo", "geco"))
+        for name, number in (("beta", beta), ("tolerance", tolerance)):
+            check_positive(name, number)
+        most = min(model.config["frames"], videos.n_frames)
+        fewest = most if context is None else context
+        for name, count in (("context", fewest), ("frames_per_step", frames_per_step or videos.n_frames)):
+            check_positive(name, count, integer=True)
+        if fewest > most:
+            raise InputError(f"context = {context}, expected at most the {most} frames that the encoder can read")
+        some = videos[: min(_SOME, len(videos))]
+        spread = float((some - some.mean((0, 1))).square().mean())
+        if not spread > 0:
+            raise InputError("frames are all alike, expected some that move")
+        self.config = {
+            **{f"hgn {name}": value for name, value in model.config.items()},
+            "objective": objective, "beta": beta, "tolerance": tolerance, "context": fewest,
+            "frames_per_step": frames_per_step, "spread": spread, "videos": tuple(videos.frames.shape),
+        }  # fmt: skip
+        self.model, self.videos = model, videos
+        self.fewest, self.most = fewest, most
+        self.decoded = min(frames_per_step or videos.n_frames, videos.n_frames)
+        self.bound = tolerance * spread
+        self.register_buffer("multiplier", torch.tensor(1 / self.bound))
+        self.register_buffer("excess", torch.tensor(0.0))
+
+    def loss(self, index: Tensor) -> Tensor:
+        """The loss a pixel, of the videos with these numbers."""
+        frames = self.videos[index.cpu()].to(self.multiplier)
+        error, divergence = self._parts(frames)
+        pixels = frames[0].numel()
+        share = self.config["beta"] * divergence / pixels
+        if self.config["objective"] == "elbo":
+            log_scale = self.model.log_scale
+            return 0.5 * error * (-2 * log_scale).exp() + log_scale + 0.5 * math.log(2 * math.pi) + share
+        if not self.training:
+            return error / self.bound + share
+        with torch.no_grad():
+            # In logarithms, so that the multiplier stays positive and follows alike for every size of the error.
+            self.excess.lerp_(error.detach() / self.bound - 1, 1 - _MEMORY)
+            self.multiplier.mul_((_RATE * self.excess.clamp(-1, 1)).exp()).clamp_(1e-3 / self.bound, 1e3 / self.bound)
+        return self.multiplier.detach() * error + share
+
+    def _parts(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean squared error a pixel, and the mean divergence of r from the prior."""
+        model, times = self.model, frames.shape[1]
+        seen, shown = self.most, torch.arange(times)
+        if self.training:
+            seen = int(torch.randint(self.fewest, self.most + 1, ()))
+            shown = torch.randperm(times)[: self.decoded].sort().values
+        mean, scale = model.posterior(frames[:, :seen])
+        z = mean + scale * torch.randn_like(mean)
+        path = model.path(*model.initial_state(z), times - 1, model.dt)
+        shown = shown.to(frames.device)
+        found = model.decode(path[shown][..., : model.dim]).movedim(0, 1)
+        divergence = 0.5 * (mean**2 + scale**2 - 1).sum(-1) - scale.log().sum(-1)
+        return (found - frames[:, shown]).square().mean(), divergence.mean()
