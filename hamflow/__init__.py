@@ -4,7 +4,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from hamflow import interop, systems
+from hamflow import interop, systems, videos
 from hamflow.diagnostics import Trend, angular_momentum, energy_drift, total_momentum
 from hamflow.energies import (
     BodyKinetic,
@@ -65,6 +65,7 @@ from hamflow.steps import (
     VariationalStep,
 )
 from hamflow.training import History
+from hamflow.videos import Videos
 
 try:
     __version__ = version("hamflow")
@@ -134,6 +135,7 @@ __all__ = [
     "SumLagrangian",
     "Trend",
     "VariationalStep",
+    "Videos",
     "angular_momentum",
     "energy_drift",
     "hamiltonian",
@@ -144,6 +146,7 @@ __all__ = [
     "systems",
     "testing",
     "total_momentum",
+    "videos",
 ]
 
 

@@ -1,0 +1,148 @@
+"""Videos: sequences of frames of moving systems, in memory or on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hamflow.errors import InputError, check_positive
+from hamflow.systems import Trajectories
+from hamflow.videos.storage import FrameFile, read_videos, write_videos
+
+
+@dataclass(frozen=True, eq=False)
+class Videos:
+    """A set of n videos of equal length and size.
+
+    Args:
+        frames: (n, time, channel, height, width), one channel or three, floating with values in [0, 1] or uint8; an
+            array, a tensor, a sequence of videos (time, channel, height, width), or the frames of a file on disk.
+        dt: the time between two frames, [time].
+        states: the true trajectories that they show, if they are known; they teach nothing, but measure a model.
+        metadata: what JSON can hold.
+
+    Raises:
+        InputError: frames have the wrong rank, range, dtype, order of channels, different lengths or one time only.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> videos = hf.Videos(torch.rand(8, 5, 1, 16, 16), dt=0.1)
+        >>> len(videos), videos.n_frames, videos[torch.tensor([0, 3])].shape
+        (8, 5, torch.Size([2, 5, 1, 16, 16]))
+    """
+
+    frames: Tensor | FrameFile
+    dt: float = 1.0
+    states: Trajectories | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_positive("dt", self.dt)
+        if not isinstance(self.frames, FrameFile):
+            object.__setattr__(self, "frames", check_frames(self.frames))
+        states = self.states
+        if states is not None and (states.n, states.n_times) != tuple(self.frames.shape[:2]):
+            raise InputError(
+                f"states has {states.n} trajectories of {states.n_times} times, expected those of the frames, "
+                f"{self.frames.shape[0]} and {self.frames.shape[1]}"
+            )
+        try:
+            json.dumps(dict(self.metadata))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"metadata holds what JSON cannot: {error}") from error
+
+    def __len__(self) -> int:
+        return int(self.frames.shape[0])
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Videos as a tensor with values in [0, 1], (..., time, channel, height, width)."""
+        found = self.frames[index]
+        return found if found.is_floating_point() else found.to(torch.float32) / 255
+
+    @property
+    def n_frames(self) -> int:
+        """The number of frames of a video."""
+        return int(self.frames.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return int(self.frames.shape[2])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, [pixels]."""
+        return int(self.frames.shape[3]), int(self.frames.shape[4])
+
+    def save(self, path: str | Path) -> None:
+        """Write to an HDF5 file (.h5), a chunk a video; atomically.
+
+        Raises:
+            InputError: the suffix is another, or the file cannot be written.
+        """
+        parts = (self.frames[i : i + 1] for i in range(len(self)))
+        write_videos(path, parts, tuple(self.frames.shape[1:]), self.frames.dtype, self.dt, self.states, self.metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, *, in_memory: bool = False) -> Self:
+        """Open an HDF5 file of videos; its frames are read as they are asked for, or all at once.
+
+        Raises:
+            InputError: the file is missing, not whole or holds something else.
+
+        Example:
+            >>> import tempfile, pathlib, torch, hamflow as hf
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "videos.h5"
+            >>> hf.Videos(torch.rand(8, 5, 1, 16, 16), dt=0.1).save(path)
+            >>> hf.Videos.load(path)[2].shape
+            torch.Size([5, 1, 16, 16])
+        """
+        frames, dt, states, metadata = read_videos(path)
+        return cls(frames[:] if in_memory else frames, dt, states, metadata)
+
+
+def check_frames(frames: Any, name: str = "frames") -> Tensor:
+    """Frames as a tensor (n, time, channel, height, width), floating in [0, 1] or uint8.
+
+    Raises:
+        InputError: as for :class:`Videos`.
+    """
+    if isinstance(frames, Sequence) and not isinstance(frames, str | bytes):
+        shapes = [tuple(np.shape(video)) for video in frames]
+        if len(set(shapes)) > 1:
+            other = next(shape for shape in shapes if shape != shapes[0])
+            raise InputError(f"{name} holds videos of the shapes {shapes[0]} and {other}, expected one for all")
+        frames = torch.stack([torch.as_tensor(video) for video in frames]) if frames else torch.empty(0)
+    try:
+        found = torch.as_tensor(frames)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is a {type(frames).__name__}, expected an array of frames") from error
+    expected = "expected (n, time, channel, height, width)"
+    if found.ndim != 5:
+        hint = "; one video is frames[None]" if found.ndim == 4 else ""
+        raise InputError(f"{name} has shape {tuple(found.shape)}, {expected}{hint}")
+    if found.shape[2] not in (1, 3):
+        hint = (
+            ": the channels are last here, permute(0, 1, 4, 2, 3) brings them third" if found.shape[4] in (1, 3) else ""
+        )
+        raise InputError(f"{name} has shape {tuple(found.shape)}, {expected} with 1 or 3 channels{hint}")
+    if found.numel() == 0:
+        raise InputError(f"{name} has shape {tuple(found.shape)}, expected at least one video and one pixel")
+    if found.shape[1] < 2:
+        raise InputError(f"{name} has one frame a video, expected two or more: one frame does not show a motion")
+    if found.dtype == torch.uint8:
+        return found
+    if not found.is_floating_point():
+        raise InputError(f"{name} has dtype {found.dtype}, expected floating numbers in [0, 1] or uint8")
+    low, high = (float(x) for x in found.aminmax())
+    if not (low >= 0 and high <= 1):
+        hint = "; frames in [0, 255] are divided by 255, or given as uint8" if 1 < high <= 255 and low >= 0 else ""
+        raise InputError(f"{name} has values from {low:g} to {high:g}, expected [0, 1]{hint}")
+    return found
