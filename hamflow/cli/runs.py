@@ -10,7 +10,7 @@ from pathlib import Path
 from hamflow.cli.beginnings import Beginnings
 from hamflow.errors import CheckpointError, InputError
 from hamflow.io import atomic_path
-from hamflow.models import NHF, load
+from hamflow.models import HGN, NHF, load
 from hamflow.models.dynamics import Dynamics
 
 _MODEL, _BEGINNINGS = "model.json", "beginnings.json"
@@ -56,7 +56,10 @@ def read_run(run: Path) -> NHF | Dynamics:
     """The model in a folder."""
     if not run.is_dir():
         raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}, expected a folder that fit wrote")
-    return load(run)
+    model = load(run)
+    if isinstance(model, HGN):
+        raise InputError(f"{run} holds a model of videos, expected one of tables or trajectories")
+    return model
 
 
 def read_density(run: Path) -> NHF:

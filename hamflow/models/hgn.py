@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, check_seed
 from hamflow.io import check_writable
+from hamflow.models.calibration import calibrate
 from hamflow.models.dynamics import check_widths
 from hamflow.models.latent import oscillating, transformer
 from hamflow.models.pictures import SIDE, FrameDecoder, FrameEncoder
@@ -107,8 +108,9 @@ class HGN(nn.Module):
         if isinstance(hamiltonian, str):
             check_choice("hamiltonian", hamiltonian, HAMILTONIANS)
         elif not isinstance(hamiltonian, Hamiltonian):
-            kind = type(hamiltonian).__name__
-            raise InputError(f"hamiltonian is a {kind}, expected a Hamiltonian or one of {HAMILTONIANS}")
+            raise InputError(
+                f"hamiltonian is a {type(hamiltonian).__name__}, expected a Hamiltonian or one of {HAMILTONIANS}"
+            )
         check_widths(widths)
         check_choice("scheme", scheme, tuple(SCHEMES))
         check_seed("seed", seed)
@@ -151,7 +153,8 @@ class HGN(nn.Module):
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of r(z | frames), each (n, code), of frames (n, k, channel, height, width)."""
         mean, log_scale = self.encoder(frames).chunk(2, dim=1)
-        return mean.flatten(1), log_scale.flatten(1).clamp(-8, 4).exp()
+        # It starts sure of itself: of a code that is mostly noise a decoder would learn the mean frame alone.
+        return mean.flatten(1), (log_scale.flatten(1) - 3).clamp(-8, 4).exp()
 
     def initial_state(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The state (q, p) at the first frame, z of shape (n, code) -> (n, d) each."""
@@ -253,6 +256,7 @@ class HGN(nn.Module):
             self.assemble(2 * math.pi / (films.n_frames * films.dt))
             self.to(device=target, dtype=dtype)
             self.dt = films.dt
+            calibrate(self, films[: min(256, len(films))].to(self.log_scale))
             goal = VideoObjective(
                 self, films, objective=objective, beta=beta, tolerance=tolerance, context=context,
                 frames_per_step=frames_per_step,

@@ -25,9 +25,14 @@ class FrameEncoder(nn.Module):
         maps: whether the features are a map, (*batch, outputs, 4, 4).
     """
 
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, frames: int, channels: int, size: int, outputs: int, width: int, *, maps: bool = False) -> None:
         super().__init__()
         self.frames, self.channels, self.maps = frames, channels, maps
+        self.register_buffer("loc", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
         layers: list[nn.Module] = [nn.Conv2d(frames * (channels + 1), width, 5, padding=2), nn.SiLU()]
         for _ in range(halvings(size)):
             layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
@@ -41,7 +46,9 @@ class FrameEncoder(nn.Module):
         """The features."""
         missing = self.frames - frames.shape[-4]
         there = torch.ones_like(frames[..., :1, :, :])
-        stacked = functional.pad(torch.cat((frames, there), -3), (0, 0, 0, 0, 0, 0, 0, missing))
+        stacked = functional.pad(
+            torch.cat(((frames - self.loc) / self.scale, there), -3), (0, 0, 0, 0, 0, 0, 0, missing)
+        )
         rows = stacked.flatten(-4, -3).reshape(-1, self.frames * (self.channels + 1), *frames.shape[-2:])
         found: Tensor = self.network(rows)
         return found.reshape(*frames.shape[:-4], *found.shape[1:])

@@ -1,0 +1,175 @@
+"""Hamiltonian Generative Networks: what they learn, that time runs both ways, and the same loss in Pyro."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, TraceMeanField_ELBO
+from torch import Tensor
+
+import hamflow as hf
+from hamflow.models.video_objective import VideoObjective
+from hamflow.videos import film, mean_frame_mse, pixel_mse, skill
+
+SPRING = hf.systems.MassSpring(mass=0.5, stiffness=2.0)
+SMALL: dict[str, Any] = {"size": 8, "frames": 6, "dim": 2, "width": 4, "widths": (8,)}
+
+
+def small(**changes: Any) -> hf.HGN:
+    return hf.HGN(**SMALL | changes)
+
+
+def springs(n: int = 12, n_frames: int = 6, **settings: Any) -> hf.Videos:
+    return film(SPRING, n=n, n_frames=n_frames, **{"size": 8} | settings)
+
+
+def fitted(**changes: Any) -> hf.HGN:
+    return small(**changes).fit(springs(), epochs=2, progress=False)
+
+
+def objective(model: hf.HGN, videos: hf.Videos, **changes: Any) -> VideoObjective:
+    settings: dict[str, Any] = {"objective": "elbo", "beta": 1.0, "tolerance": 0.02, "context": None}
+    return VideoObjective(model, videos, **settings | {"frames_per_step": None} | changes)
+
+
+def test_it_learns_a_spring() -> None:
+    train, test = springs(150, 12, size=16), springs(50, 12, size=16, seed=1)[:]
+    model = hf.HGN(size=16, frames=12, dim=1, width=16, widths=(32,))
+    model.fit(train, epochs=60, learning_rate=4e-3, frames_per_step=6, progress=False)
+    floor = mean_frame_mse(train[:], test)
+    assert skill(float(pixel_mse(test, model.reconstruct(test)).mean()), 0.0, floor) > 0.9
+    # The second half from the first, the first from the second, and both from fewer frames than were learned from.
+    ahead, behind = model.forecast(test[:, :6], 6), model.forecast(test[:, 6:], 6, backward=True).flip(1)
+    for found, truth in ((ahead, test[:, 6:]), (behind, test[:, :6])):
+        assert found.shape == truth.shape and found.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"hamiltonian": "mechanical"}, {"hamiltonian": "joint"}, {"maps": True}])
+def test_backwards_is_the_way_back(changes: dict[str, Any]) -> None:
+    model = fitted(**changes)
+    q, p = model.encode(springs(seed=1)[:])
+    there = model.path(q, p, 20, model.dt)[-1].chunk(2, -1)
+    back = model.path(*there, 20, -model.dt)[-1]
+    torch.testing.assert_close(back, torch.cat((q, p), -1), rtol=0, atol=1e-5)
+
+
+def test_forecasts_go_on_where_reconstructions_end() -> None:
+    model, frames = fitted(), springs(seed=1)[:]
+    whole = model.reconstruct(frames, 10)
+    torch.testing.assert_close(model.forecast(frames, 4), whole[:, 6:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.forecast(frames[:, :3], 2), model.reconstruct(frames[:, :3], 5)[:, 3:])
+    slow = model.forecast(frames, 8, dt_scale=0.5)[:, 1::2]
+    torch.testing.assert_close(slow, model.forecast(frames, 4), rtol=0, atol=0.05)
+    assert not torch.equal(model.forecast(frames, 4, backward=True), model.forecast(frames, 4))
+
+
+def test_samples_have_a_seed() -> None:
+    model = fitted()
+    assert torch.equal(model.sample(3, 4, seed=1), model.sample(3, 4, seed=1))
+    assert not torch.equal(model.sample(3, 4, seed=1), model.sample(3, 4, seed=2))
+    assert model.sample(2, 1).shape == (2, 1, 1, 8, 8)
+
+
+def test_pyro_sees_the_same_loss() -> None:
+    """With an encoder that is sure of itself both take the same code."""
+    videos, model = springs(), fitted()
+    with torch.no_grad():
+        last = model.encoder.network[-1]
+        last.bias[model.code :] -= 100.0
+    pyro.clear_param_store()
+    bound = TraceMeanField_ELBO().loss(model.model, model.guide, videos[:])
+    mine = objective(model, videos).eval().loss(torch.arange(len(videos)))
+    assert bound / videos[:].numel() == pytest.approx(float(mine), rel=1e-3)
+
+
+def test_pyro_trains_it() -> None:
+    videos, model = springs(), small()
+    pyro.clear_param_store()
+    svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 1e-2}), TraceMeanField_ELBO())
+    losses = [svi.step(videos[:]) for _ in range(30)]
+    assert losses[-1] < losses[0] - 100
+
+
+def test_the_bound_is_below_the_evidence_of_a_wider_one() -> None:
+    """Beta weighs the divergence: a bound with beta above one is lower."""
+    videos, model = springs(), fitted()
+    losses = []
+    for beta in (1.0, 2.0):
+        goal = objective(model, videos, beta=beta).eval()
+        torch.manual_seed(0)
+        losses.append(float(goal.loss(torch.arange(len(videos)))))
+    assert losses[1] > losses[0]
+
+
+def test_the_constraint_has_its_multiplier() -> None:
+    videos, model = springs(), fitted()
+    for tolerance, grows in ((1e-6, True), (1e3, False)):
+        goal = objective(model, videos, objective="geco", tolerance=tolerance).train()
+        start = float(goal.multiplier)
+        for _ in range(50):
+            goal.loss(torch.arange(len(videos)))
+        assert (float(goal.multiplier) > start) is grows
+    model = small().fit(videos, objective="geco", epochs=3, progress=False)
+    assert model.reconstruct(videos[:]).isfinite().all()
+
+
+def test_videos_on_disk_teach_the_same(tmp_path: Path) -> None:
+    videos = springs(noise=0.1)
+    videos.save(tmp_path / "film.h5")
+    settings: dict[str, Any] = {"epochs": 2, "progress": False, "context": 3, "frames_per_step": 4}
+    one, two = (small().fit(v, **settings) for v in (videos, hf.Videos.load(tmp_path / "film.h5")))
+    assert one.history.train == two.history.train
+
+
+def test_an_interrupted_fit_goes_on(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 3, "progress": False, "checkpoint": tmp_path / "run"}
+    first, again = (small().fit(springs(), **settings) for _ in range(2))
+    assert first.history.train == again.history.train
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"maps": True}, {"hamiltonian": "joint", "code": 3}])
+def test_saved_and_loaded_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = fitted(**changes)
+    model.save(tmp_path / "model")
+    twin = hf.load(tmp_path / "model")
+    assert isinstance(twin, hf.HGN) and twin.dt == model.dt and twin.history == model.history
+    assert torch.equal(twin.sample(3, 5, seed=0), model.sample(3, 5, seed=0))
+    assert torch.equal(copy.deepcopy(model).sample(3, 5, seed=0), model.sample(3, 5, seed=0))
+
+
+def test_an_energy_of_ones_own(tmp_path: Path) -> None:
+    model = fitted(dim=1, hamiltonian=hf.systems.MassSpring(mass=0.5, stiffness=2.0))
+    model.save(tmp_path / "model")
+    twin = hf.load(tmp_path / "model", hamiltonian=hf.systems.MassSpring(mass=0.5, stiffness=2.0))
+    assert torch.equal(twin.sample(3, 5, seed=0), model.sample(3, 5, seed=0))
+
+
+def frames(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+REFUSED = {
+    "size": (lambda: small().fit(frames(4, 6, 1, 16, 16)), "1 channels of 16 x 16 pixels, expected 1 of 8 x 8"),
+    "channels": (lambda: small().fit(frames(4, 6, 3, 8, 8)), "3 channels of 8 x 8 pixels, expected 1"),
+    "rank": (lambda: small().fit(frames(6, 1, 8, 8)), r"expected \(n, time, channel"),
+    "still": (lambda: small().fit(torch.zeros(4, 6, 1, 8, 8)), "all alike"),
+    "objective": (lambda: small().fit(springs(), objective="mse"), "objective = 'mse'"),
+    "context": (lambda: small().fit(springs(), context=7), "context = 7, expected at most the 6 frames"),
+    "one_frame": (lambda: small().encode(frames(2, 1, 1, 8, 8)), "one frame a video"),
+    "encode_size": (lambda: small().encode(frames(2, 3, 1, 16, 16)), "expected 1 of 8 x 8"),
+    "n_frames": (lambda: small().forecast(frames(2, 3, 1, 8, 8), 0), "n_frames = 0"),
+    "dt_scale": (lambda: small().forecast(frames(2, 3, 1, 8, 8), 2, dt_scale=-1.0), "dt_scale = -1.0"),
+    "build_size": (lambda: hf.HGN(size=20), "size = 20"),
+    "hamiltonian": (lambda: hf.HGN(hamiltonian=3), "hamiltonian is a int"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(case: str) -> None:
+    call, message = REFUSED[case]
+    with pytest.raises(hf.InputError, match=message):
+        call()
