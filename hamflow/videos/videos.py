@@ -113,6 +113,11 @@ def check_frames(frames: Any, name: str = "frames") -> Tensor:
 
     Raises:
         InputError: as for :class:`Videos`.
+
+    Example:
+        >>> import numpy as np, hamflow as hf
+        >>> hf.videos.check_frames(np.zeros((2, 3, 1, 4, 4), np.uint8)).dtype
+        torch.uint8
     """
     if isinstance(frames, Sequence) and not isinstance(frames, str | bytes):
         shapes = [tuple(np.shape(video)) for video in frames]
