@@ -16,6 +16,9 @@ from hamflow.errors import InputError, check_positive
 from hamflow.systems import Trajectories
 from hamflow.videos.storage import FrameFile, read_videos, write_videos
 
+#: Videos that are written at a time.
+_AT_A_TIME = 64
+
 
 @dataclass(frozen=True, eq=False)
 class Videos:
@@ -87,7 +90,7 @@ class Videos:
         Raises:
             InputError: the suffix is another, or the file cannot be written.
         """
-        parts = (self.frames[i : i + 1] for i in range(len(self)))
+        parts = (self.frames[i : i + _AT_A_TIME] for i in range(0, len(self), _AT_A_TIME))
         write_videos(path, parts, tuple(self.frames.shape[1:]), self.frames.dtype, self.dt, self.states, self.metadata)
 
     @classmethod
