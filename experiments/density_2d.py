@@ -82,7 +82,7 @@ def _budget(model: str) -> int:
     return HYBRID_BUDGET if model == "nhf_hybrid" else BUDGET
 
 
-def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row]:
+def work(run: runner.Run, pictures: Path) -> list[report.Row]:
     """Fit one model on one set and score it; one seed also leaves its density and samples for the figure."""
     sizes = run.configuration["data"]
     data = PLANAR_SETS[run.case]
@@ -106,7 +106,7 @@ def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row
     if isinstance(fitted, Hamiltonian):
         figures.append({"metric": "training_gain", "value": fitted.training_gain(rows["test"]), "unit": "nats"})
         figures += _certificate(fitted, rows["test"][: sizes["certified"]], sizes["integrated"], run.seed)
-    if run.seed == pictured_seed:
+    if run.seed == 0:
         _save_picture(fitted, pictures / f"{run.case}_{run.model}.npz", sizes["picture"])
     return figures
 
@@ -210,7 +210,7 @@ def main() -> None:
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale(decides)
     pictures = options.out / "pictures"
-    runner.execute(partial(work, pictures=pictures, pictured_seed=min(seeds)), runs, store, options.jobs)
+    runner.execute(partial(work, pictures=pictures), runs, store, options.jobs)
     store.set_derived(derived_rows(store))
     report.write_table(store, "Densities in two dimensions", NOTES, PLANAR_SETS)
     for case in options.cases:

@@ -59,7 +59,7 @@ energy_drift_significant: whether it is more than three standard errors from zer
 """
 
 
-def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row]:
+def work(run: runner.Run, pictures: Path) -> list[report.Row]:
     """Fit one contender on one task and judge its rollouts."""
     quick = run.configuration["quick"]
     task = load_task(run.case, run.seed, quick)
@@ -82,9 +82,9 @@ def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row
         rows.append(second)
     if run.case == "pendulum" and run.model == "hnn":
         assert fitted.model is not None
-        drawn = pictures / "drift.npz" if run.seed == pictured_seed else None
+        drawn = pictures / "drift.npz" if run.seed == 0 else None
         rows += _drift(fitted.model, task, 200 if quick else 100_000, drawn)
-    if run.seed == pictured_seed:
+    if run.seed == 0:
         _save_picture(pictures / f"{run.case}_{run.model}.npz", task, path)
     return rows
 
@@ -181,7 +181,7 @@ def main() -> None:
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale(decides)
     pictures = options.out / "pictures"
-    runner.execute(partial(work, pictures=pictures, pictured_seed=min(seeds)), runs, store, options.jobs)
+    runner.execute(partial(work, pictures=pictures), runs, store, options.jobs)
     report.write_table(store, "Learned energies", NOTES, TASKS)
     for case in {run.case for run in runs}:
         draw(case, options.out, pictures)

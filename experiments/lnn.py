@@ -45,13 +45,14 @@ share of it to choose their weights.
 """
 
 
-def work(run: runner.Run, pictures: Path, pictured_seed: int) -> list[report.Row]:
+def work(run: runner.Run, pictures: Path) -> list[report.Row]:
     """Fit one contender in one case and judge it."""
     quick = run.configuration["quick"]
     task = TASKS[run.case](run.seed, quick)
     fitted = lnn_contenders.train(run.model, run.case, task, run.seed, quick)
     rows, picture = task.judge(fitted)
-    if run.seed == pictured_seed:
+    # The same motions for every contender, whichever seeds a call runs.
+    if run.seed == 0:
         pictures.mkdir(parents=True, exist_ok=True)
         arrays = {name: value.detach().numpy() for name, value in picture.items()}
         np.savez_compressed(pictures / f"{run.case}-{run.model}.npz", **arrays)  # type: ignore[arg-type]
@@ -80,7 +81,7 @@ def main() -> None:
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale(decides)
     pictures = options.out / "pictures"
-    runner.execute(partial(work, pictures=pictures, pictured_seed=min(seeds)), runs, store, options.jobs)
+    runner.execute(partial(work, pictures=pictures), runs, store, options.jobs)
     store.set_derived(derived(store))
     report.write_table(store, "Learned Lagrangians", NOTES, TASKS)
     lnn_pictures.draw(options.out, pictures)

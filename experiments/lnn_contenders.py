@@ -42,7 +42,7 @@ def settings(model: str, case: str) -> dict[str, Any]:
         training |= {"epochs": 100}
     if case == "relativistic":
         build = {"widths": [32, 32], "dtype": "float64"}
-        training |= {"epochs": 400, "polish": 2500}
+        training |= {"epochs": 600, "polish": 4000}
     if case == "real_double_pendulum":
         build = {"widths": [32, 32] if model == "lnn" else [46, 46], "dtype": "float64"}
         training |= {"epochs": 50, "polish": 100}

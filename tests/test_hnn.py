@@ -861,7 +861,7 @@ def test_an_angle_that_nobody_named_is_told(given: tuple[str, ...]) -> None:
         fit(data.replace(metadata={"periodic": [0]}), epochs=1)
         # Counted on it jumps nowhere, and a walk through large numbers is none of angles.
         fit(data.replace(q=q), epochs=1)
-        fit(data.replace(q=7 * q), epochs=1)
+        fit(data.replace(q=7 * q, v=None if data.v is None else 7 * data.v), epochs=1)
 
 
 def test_parts_in_different_units_are_refused() -> None:

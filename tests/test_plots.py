@@ -33,7 +33,8 @@ def model() -> hf.NHF:
 
 @pytest.fixture(autouse=True)
 def no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No window, no global style; figures are closed."""
+    """No window, no global style; figures are closed, also those of tests that ran before."""
+    plt.close("all")
     monkeypatch.setattr(plt, "show", lambda *a, **k: pytest.fail("a figure was shown"))
     before = dict(mpl.rcParams)
     yield

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -115,4 +116,6 @@ def test_a_gif_shows_the_videos(channels: int, tmp_path: Path) -> None:
     beside = torch.cat((videos[0, 3], videos[1, 3]), -1).expand(3, -1, -1).permute(1, 2, 0)
     assert np.abs(seen - beside.numpy()).mean() < 0.02
     strips = plot_frames({"a": videos[0], "b": videos[1, :4]}, every=2)
-    assert sum(ax.get_visible() for ax in strips.axes) == 4 + 2
+    shown = sum(ax.get_visible() for ax in strips.axes)
+    plt.close(strips)
+    assert shown == 4 + 2

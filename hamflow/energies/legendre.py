@@ -101,7 +101,10 @@ class LegendreLagrangian(Lagrangian):
 
         # The velocity is held: H_pp dp + H_pq v + H_pt = 0.
         mass = torch.linalg.inv(torch.func.vmap(along)(torch.eye(p.shape[-1]).to(p)).movedim(0, -1))
-        speed = lambda x, s: self.hamiltonian.gradient(x, p, s)[1]  # noqa: E731
+
+        def speed(x: Tensor, s: Tensor) -> Tensor:
+            return self.hamiltonian.gradient(x, p, s)[1]
+
         moved = directional(speed, (q, time), (v, torch.ones_like(time)))[1].to(p)
         return Terms(-self.hamiltonian.gradient(q, p, t)[0], p, mass, -(mass @ moved.unsqueeze(-1)).squeeze(-1))
 

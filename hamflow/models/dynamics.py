@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
 from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, is_number
-from hamflow.models.constraint import warn_off
 from hamflow.models.doubts import warn_of_doubts, warn_of_unused
 from hamflow.models.learning import checked_sets, converted, learn, plan
 from hamflow.models.refusal import unchanged_if_refused
@@ -104,6 +103,9 @@ class Dynamics(nn.Module):
     def relevant(self, data: Trajectories) -> Trajectories:
         """The trajectories without what the model does not learn from."""
         return data
+
+    def doubt(self, sets: list[Trajectories], noise: Tensor) -> None:
+        """Warn of trajectories that contradict what the model knows; ``noise`` is that of (q, x), (2 d,)."""
 
     def canonical(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The state (q, x) as the step carries it, (q, p)."""
@@ -207,9 +209,7 @@ class Dynamics(nn.Module):
         with unchanged_if_refused(self):
             self.assemble(sets[0].periodic)
             self.to(device=target, dtype=dtype)
-            constraint = getattr(self, "constraint", None)
-            if constraint is not None:
-                warn_off(constraint, sets, way.noise)
+            self.doubt(sets, way.noise)
             self.history = learn(
                 self, sets, plan=way, window=window, substeps=substeps, polishing=polish, validation=validation,
                 progress=progress, checkpoint=checkpoint, settings=settings,

@@ -19,7 +19,7 @@ from hamflow.energies import (
 )
 from hamflow.energies.hamiltonian import Time, time_of_rows
 from hamflow.errors import InputError, SolveError, check_choice, check_positive, check_seed, is_number
-from hamflow.models.constraint import begin_on, checked_constraint
+from hamflow.models.constraint import begin_on, checked_constraint, warn_off
 from hamflow.models.dynamics import Dynamics, check_angles, check_beginnings, check_widths, graph_for
 from hamflow.models.hnn import HNN
 from hamflow.models.lagrangians import LAGRANGIANS, AddedMass, named_lagrangian, set_lagrangian_units, set_masses
@@ -207,6 +207,11 @@ class LNN(Dynamics):
             # The noise of (q, p) is none of velocities given beside them.
             data = data.replace(metadata=dict(data.metadata) | {"noise_on": "positions"})
         return data.replace(p=None, p_dot=None)
+
+    def doubt(self, sets: list[Trajectories], noise: Tensor) -> None:
+        """Warn of trajectories off the constraint; ``noise`` is that of (q, v), (2 d,)."""
+        if self.constraint is not None:
+            warn_off(self.constraint, sets, noise)
 
     def canonical(self, q: Tensor, x: Tensor, t: Time = 0.0) -> tuple[Tensor, Tensor]:
         """The state (q, v) as the step carries it, (q, p), on the constraint where there is one."""

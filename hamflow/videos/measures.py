@@ -53,6 +53,9 @@ def noise_floor(scene: Scene, q: Tensor, noise: float, *, draws: int = 64, seed:
         seed: of the noise.
         drawing: the settings of :func:`render_discs` that the videos have: size, channels.
 
+    Raises:
+        InputError: ``draws`` is below two, or a setting is out of range.
+
     Example:
         >>> import torch, hamflow as hf
         >>> spring = hf.systems.MassSpring()
@@ -128,6 +131,9 @@ def energy_spread(energy: Tensor) -> float:
     The standard deviation along time, the mean over rollouts, over the standard deviation of the rollouts' means. What
     is constant everywhere would score a change of nothing relative to nothing: that is NaN.
 
+    Raises:
+        InputError: the energy has another shape.
+
     Example:
         >>> import torch, hamflow as hf
         >>> hf.videos.energy_spread(torch.tensor([[1.0, 5.0], [1.0, 5.0], [1.0, 5.0]]))
@@ -157,6 +163,9 @@ def symplectic_match(
         degree: of the polynomial.
         held_out: the share of the rows that judge.
         seed: of the split.
+
+    Raises:
+        InputError: the shapes are not those of states.
 
     References:
         Higgins et al. (2021), SyMetric: Measuring the quality of learnt Hamiltonian dynamics inferred from vision,

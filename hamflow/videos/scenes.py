@@ -41,6 +41,12 @@ def scene_of(system: System) -> Scene:
 
     Raises:
         InputError: nobody knows how to draw the system.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> hf.videos.scene_of(hf.systems.TwoBody()).places(torch.arange(4.0))
+        tensor([[0., 1.],
+                [2., 3.]])
     """
     if isinstance(system, MassSpring):
         return Scene(lambda q: torch.stack((torch.zeros_like(q), q), -1), radius=0.3, extent=1.5)

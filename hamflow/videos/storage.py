@@ -69,12 +69,10 @@ def write_videos(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     dt: float,
-    states: Trajectories | Iterable[Trajectories] | None,
+    states: Trajectories | None,
     metadata: Mapping[str, Any],
 ) -> None:
     """Write videos that come in parts (k, *shape), shape (time, channel, height, width); the file appears whole or not.
-
-    Where ``states`` come in parts too they are asked for in turn with the frames.
 
     Raises:
         InputError: the suffix is none of :data:`SUFFIXES`, or the file cannot be written.
@@ -82,7 +80,6 @@ def write_videos(
     import h5py
 
     path = check_suffix(path)
-    whole = [states] if isinstance(states, Trajectories) else states
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         kind = torch.empty(0, dtype=dtype).numpy().dtype
         frames = file.create_dataset(
@@ -91,15 +88,9 @@ def write_videos(
         for part in parts:
             frames.resize(len(frames) + len(part), axis=0)
             frames[-len(part) :] = part.cpu().numpy()
-        arrays: dict[str, list[Tensor]] = {}
-        notes: dict[str, Any] = {}
-        for piece in whole or ():
-            notes = dict(piece.metadata)
-            arrays.setdefault("times", [piece.times])
-            for name in piece.given:
-                arrays.setdefault(name, []).append(getattr(piece, name))
-        for name, values in arrays.items():
-            file[f"states/{name}"] = torch.cat(values).cpu().numpy()
+        for name in ("times", *states.given) if states is not None else ():
+            file[f"states/{name}"] = getattr(states, name).cpu().numpy()
+        notes = {} if states is None else dict(states.metadata)
         described = {"dt": float(dt), "metadata": dict(metadata), "states": notes}
         file.attrs["videos"] = json.dumps(described, sort_keys=True)
 

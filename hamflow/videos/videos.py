@@ -16,6 +16,9 @@ from hamflow.errors import InputError, check_positive
 from hamflow.systems import Trajectories
 from hamflow.videos.storage import FrameFile, read_videos, write_videos
 
+#: Videos that are written at a time.
+_AT_A_TIME = 64
+
 
 @dataclass(frozen=True, eq=False)
 class Videos:
@@ -87,7 +90,7 @@ class Videos:
         Raises:
             InputError: the suffix is another, or the file cannot be written.
         """
-        parts = (self.frames[i : i + 1] for i in range(len(self)))
+        parts = (self.frames[i : i + _AT_A_TIME] for i in range(0, len(self), _AT_A_TIME))
         write_videos(path, parts, tuple(self.frames.shape[1:]), self.frames.dtype, self.dt, self.states, self.metadata)
 
     @classmethod
@@ -113,6 +116,11 @@ def check_frames(frames: Any, name: str = "frames") -> Tensor:
 
     Raises:
         InputError: as for :class:`Videos`.
+
+    Example:
+        >>> import numpy as np, hamflow as hf
+        >>> hf.videos.check_frames(np.zeros((2, 3, 1, 4, 4), np.uint8)).dtype
+        torch.uint8
     """
     if isinstance(frames, Sequence) and not isinstance(frames, str | bytes):
         shapes = [tuple(np.shape(video)) for video in frames]
