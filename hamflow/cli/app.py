@@ -13,6 +13,7 @@ from hamflow.cli.density import sample, score
 from hamflow.cli.dynamics import rollout, simulate
 from hamflow.cli.fit import fit
 from hamflow.cli.plot import plot
+from hamflow.cli.videos import film, forecast
 from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, SolveError
 
 # The ancestor of all of typer's usage errors; which package it comes from depends on the version of typer.
@@ -21,11 +22,11 @@ _ClickError: Any = typer.BadParameter.__mro__[2]
 _INTERRUPTED = 130
 
 app = typer.Typer(
-    help="Neural Hamiltonian Flows for tables of numbers, Hamiltonian Neural Networks for trajectories.",
+    help="Neural Hamiltonian Flows for tables, learned dynamics for trajectories, and what moves in videos.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (simulate, fit, sample, score, rollout, plot):
+for verb in (simulate, film, fit, sample, score, rollout, forecast, plot):
     app.command()(verb)
 
 
@@ -46,7 +47,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Neural Hamiltonian Flows for tables of numbers, Hamiltonian Neural Networks for trajectories."""
+    """Neural Hamiltonian Flows for tables, learned dynamics for trajectories, and what moves in videos."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What a fitted density does: ``hamflow sample`` and ``hamflow score``."""
+"""What a fitted density does: ``hamflow sample``, which a model of videos does too, and ``hamflow score``."""
 
 from __future__ import annotations
 
@@ -8,25 +8,47 @@ from typing import Annotated
 import typer
 
 from hamflow.cli.options import Data, Header, Key, Overwrite, Quiet, Run, Seed
-from hamflow.cli.runs import check_target, read_density
+from hamflow.cli.runs import check_target, other_kind, read_density, read_run
+from hamflow.cli.videos import SAMPLES, sample_videos
+from hamflow.errors import InputError
 from hamflow.io import check_table_path, read_table, write_table
+from hamflow.models import HGN, NHF
+
+_ROWS = 1000  # that are drawn where nobody says how many
 
 
 def sample(
     run: Run,
-    out: Annotated[Path, typer.Option(help="The table to write.", show_default=False)],
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many rows.")] = 1000,
+    out: Annotated[
+        Path, typer.Option(help="The table to write; of a model of videos HDF5, NPZ or GIF.", show_default=False)
+    ],
+    n: Annotated[
+        int | None,
+        typer.Option("-n", "--n", min=1, help="How many.", show_default=f"{_ROWS} rows, or {SAMPLES} videos"),
+    ] = None,
+    n_frames: Annotated[
+        int | None,
+        typer.Option(min=2, help="hgn: the frames of a video.", show_default="as many as the encoder reads"),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw new rows from a fitted flow."""
+    """Draw new rows from a fitted flow, or make up videos."""
     check_target(out, overwrite)
-    check_table_path(out)
-    model = read_density(run)
-    write_table(out, model.sample(n, seed=seed).cpu().numpy(), model.columns)
+    model = read_run(run)
+    if isinstance(model, HGN):
+        done = sample_videos(model, out, n or SAMPLES, n_frames, seed)
+    elif isinstance(model, NHF):
+        if n_frames is not None:
+            raise InputError(f"--n-frames is for models of videos, and {run} holds a density model: leave it out")
+        check_table_path(out)
+        write_table(out, model.sample(n or _ROWS, seed=seed).cpu().numpy(), model.columns)
+        done = f"{n or _ROWS} rows of {model.dim} columns: {out}"
+    else:
+        raise other_kind(run, model, "a density model or one of videos")
     if not quiet:
-        print(f"{n} rows of {model.dim} columns: {out}")
+        print(done)
 
 
 def score(

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from hamflow.cli.beginnings import Beginnings
-from hamflow.cli.options import Overwrite, Quiet, Run, Scheme, Seed
+from hamflow.cli.options import Overwrite, Quiet, Run, Scheme, Seed, Setting
 from hamflow.cli.runs import check_target, read_beginnings, read_dynamics
 from hamflow.diagnostics import PERIODS, energy_drift
 from hamflow.errors import InputError, check_choice
@@ -34,9 +34,7 @@ def simulate(
     noise: Annotated[float, typer.Option(help="The standard deviation of the noise.")] = 0.0,
     noise_on: Annotated[str, typer.Option(help="states or velocities.")] = "states",
     derivatives: Annotated[bool, typer.Option("--derivatives", help="Write exact derivatives too.")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter of the system: mass=2, masses=1,2; again for more.")
-    ] = None,
+    set_: Setting = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -45,7 +43,7 @@ def simulate(
     check_target(out, overwrite)
     check_suffix(out)
     check_choice("system", system, tuple(SYSTEMS))
-    data = _system(system, set_ or []).simulate(
+    data = system_of(system, set_ or []).simulate(
         trajectories, steps, dt, noise=noise, noise_on=noise_on, derivatives=derivatives, seed=seed,
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
@@ -108,7 +106,8 @@ def begin(run: Path, model: Dynamics, initial: Path | None) -> Beginnings:
     return found
 
 
-def _system(name: str, assignments: list[str]) -> System:
+def system_of(name: str, assignments: list[str]) -> System:
+    """The system of that name, its parameters as in ``mass=2``."""
     kind: Callable[..., System] = SYSTEMS[name]
     numbers = ("float", "int", "Sequence[float]")
     known = [

@@ -27,6 +27,13 @@ Header = Annotated[
     bool | None,
     typer.Option("--header/--no-header", help="Whether a text file begins with names; found out without."),
 ]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="A parameter of the system: mass=2, masses=1,2; again for more.")
+]
+Seen = Annotated[
+    int | None,
+    typer.Option(min=2, help="Show the model only the first so many frames.", show_default="all of them"),
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same result.")]
 Scheme = Annotated[
     str | None,

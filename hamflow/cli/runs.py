@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hamflow.cli.beginnings import Beginnings
-from hamflow.errors import CheckpointError, InputError
-from hamflow.io import atomic_path
+from hamflow.errors import CheckpointError, InputError, check_device
+from hamflow.io import atomic_path, check_writable
 from hamflow.models import HGN, NHF, load
 from hamflow.models.dynamics import Dynamics
 
 _MODEL, _BEGINNINGS = "model.json", "beginnings.json"
+_KINDS: dict[type, tuple[str, str]] = {
+    NHF: ("a density model", "hamflow sample draws from it"),
+    Dynamics: ("a model of dynamics", "hamflow rollout carries states on"),
+    HGN: ("a model of videos", "hamflow forecast carries frames on"),
+}
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -36,7 +43,14 @@ def check_run_target(out: Path, overwrite: bool) -> None:
             raise InputError(f"{out} exists; --overwrite replaces it")
 
 
-def write_run(model: NHF | Dynamics, out: Path, beginnings: Beginnings | None = None) -> None:
+def check_places(out: Path, training: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` unless the device is there, and the run and its checkpoint can be written."""
+    check_device(training["device"])
+    for target in (out, *([training["checkpoint"]] if "checkpoint" in training else [])):
+        check_writable(target)
+
+
+def write_run(model: NHF | Dynamics | HGN, out: Path, beginnings: Beginnings | None = None) -> None:
     """Write a model, dynamics with the beginnings of the motions that it has learned.
 
     A new folder appears whole, and in an old one the model changes last.
@@ -52,23 +66,28 @@ def write_run(model: NHF | Dynamics, out: Path, beginnings: Beginnings | None = 
         os.replace(target, out)
 
 
-def read_run(run: Path) -> NHF | Dynamics:
+def report(model: NHF | Dynamics | HGN, what: str) -> None:
+    """Say what was fitted to what, at which cost, and which epoch was kept."""
+    history = model.history
+    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{what}; {params} parameters; {history.seconds:.0f} s of CPU time")
+    for note in history.notes:
+        print(f"note: {note}")
+    print(f"kept epoch {history.best_epoch} of {len(history.train)}")
+
+
+def read_run(run: Path) -> NHF | Dynamics | HGN:
     """The model in a folder."""
     if not run.is_dir():
         raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}, expected a folder that fit wrote")
-    model = load(run)
-    if isinstance(model, HGN):
-        raise InputError(f"{run} holds a model of videos, expected one of tables or trajectories")
-    return model
+    return load(run)
 
 
 def read_density(run: Path) -> NHF:
     """The density in a folder."""
     model = read_run(run)
     if not isinstance(model, NHF):
-        raise InputError(
-            f"{run} holds a model of dynamics, expected a density model; hamflow rollout carries states on"
-        )
+        raise other_kind(run, model, "a density model")
     return model
 
 
@@ -76,8 +95,22 @@ def read_dynamics(run: Path) -> Dynamics:
     """The model of dynamics in a folder."""
     model = read_run(run)
     if not isinstance(model, Dynamics):
-        raise InputError(f"{run} holds a density model, expected a model of dynamics; hamflow sample draws from it")
+        raise other_kind(run, model, "a model of dynamics")
     return model
+
+
+def read_video_model(run: Path) -> HGN:
+    """The model of videos in a folder."""
+    model = read_run(run)
+    if not isinstance(model, HGN):
+        raise other_kind(run, model, "a model of videos")
+    return model
+
+
+def other_kind(run: Path, model: NHF | Dynamics | HGN, expected: str) -> InputError:
+    """That a run holds a model of another kind, and what it is for."""
+    found = next(words for kind, words in _KINDS.items() if isinstance(model, kind))
+    return InputError(f"{run} holds {found[0]}, expected {expected}; {found[1]}")
 
 
 def read_beginnings(run: Path, model: Dynamics) -> Beginnings | None:

@@ -16,19 +16,22 @@ from hamflow.io import atomic_path
 from hamflow.videos import check_frames
 
 
-def plot_frames(videos: Mapping[str, Any], *, every: int = 1, size: float = 0.6) -> Figure:
+def plot_frames(
+    videos: Mapping[str, Any], *, every: int = 1, start: Mapping[str, int] | None = None, size: float = 0.6
+) -> Figure:
     """Strips of frames below each other, one a video, with their names.
 
     Args:
         videos: names and videos, (time, channel, height, width) each; a shorter one leaves the rest empty.
         every: only every so many frames are shown.
+        start: the frame below which a video begins, by its name; 0 for those that are not named.
         size: of a frame, [inches].
 
     Returns:
         The figure.
 
     Raises:
-        InputError: there is no video, or one is none.
+        InputError: there is no video, one is none, or one begins before the first frame.
 
     Example:
         >>> import torch
@@ -40,19 +43,26 @@ def plot_frames(videos: Mapping[str, Any], *, every: int = 1, size: float = 0.6)
     check_positive("every", every, integer=True)
     if not videos:
         raise InputError("videos is empty, expected at least one video with its name")
-    shown = {name: _pictures(video, name)[::every] for name, video in videos.items()}
-    columns = max(len(pictures) for pictures in shown.values())
+    begin = {name: (start or {}).get(name, 0) for name in videos}
+    if wrong := [name for name, first in (start or {}).items() if name not in videos or first < 0]:
+        raise InputError(f"start has {wrong[0]!r}, expected names of videos and frames from 0 on")
+    shown = {name: _pictures(video, name)[-begin[name] % every :: every] for name, video in videos.items()}
+    # The first column that a video fills, and the one after its last.
+    spans = {name: (-(-begin[name] // every), -(-begin[name] // every) + len(shown[name])) for name in videos}
+    columns = max(end for _, end in spans.values())
     figure, axes = plt.subplots(
         len(shown), columns, figsize=(size * columns + 1.2, size * len(shown)), squeeze=False, layout="constrained"
     )
     for row, (name, pictures) in zip(axes, shown.items(), strict=True):
+        first, end = spans[name]
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for ax, picture in zip(row, pictures, strict=False):
+        for ax, picture in zip(row[first:end], pictures, strict=True):
             ax.imshow(picture, vmin=0, vmax=255, cmap="gray", interpolation="nearest")
         for k, ax in enumerate(row):
             ax.set(xticks=[], yticks=[])
             ax.set_frame_on(False)
-            ax.set_visible(k < len(pictures))
+            # The first one carries the name.
+            ax.set_visible(k == 0 or first <= k < end)
     return figure
 
 

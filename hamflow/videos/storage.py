@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,40 @@ class FrameFile:
 
             self._open = os.getpid(), h5py.File(self.path, "r")
         return self._open[1]["frames"]
+
+
+class JoinedFrames:
+    """The frames of several sets one after the other, each read from its own place as it is asked for.
+
+    Attributes:
+        shape: (n, time, channel, height, width), n of all together.
+        dtype: uint8 or a floating one.
+    """
+
+    def __init__(self, parts: Sequence[Tensor | FrameFile]) -> None:
+        self.parts = list(parts)
+        self.shape = torch.Size((sum(len(part) for part in parts), *parts[0].shape[1:]))
+        self.dtype = parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Videos by a number, a slice, or numbers in any order."""
+        numbers = torch.arange(len(self))[index]
+        if numbers.ndim == 0:
+            return self[numbers.unsqueeze(0)][0]
+        found = torch.empty(len(numbers), *self.shape[1:], dtype=self.dtype)
+        ends = list(accumulate(len(part) for part in self.parts))
+        for part, end in zip(self.parts, ends, strict=True):
+            start = end - len(part)
+            here = ((numbers >= start) & (numbers < end)).nonzero()[:, 0]
+            if len(here):
+                rows = numbers[here] - start
+                # A file reads a run of rows at once, and single ones slowly.
+                run = bool((rows.diff() == 1).all())
+                found[here] = part[int(rows[0]) : int(rows[-1]) + 1] if run else part[rows]
+        return found
 
 
 def write_videos(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from hamflow.errors import InputError, check_positive
 from hamflow.systems import Trajectories
-from hamflow.videos.storage import FrameFile, read_videos, write_videos
+from hamflow.videos.storage import FrameFile, JoinedFrames, read_videos, write_videos
 
 #: Videos that are written at a time.
 _AT_A_TIME = 64
@@ -41,14 +42,14 @@ class Videos:
         (8, 5, torch.Size([2, 5, 1, 16, 16]))
     """
 
-    frames: Tensor | FrameFile
+    frames: Tensor | FrameFile | JoinedFrames
     dt: float = 1.0
     states: Trajectories | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_positive("dt", self.dt)
-        if not isinstance(self.frames, FrameFile):
+        if not isinstance(self.frames, FrameFile | JoinedFrames):
             object.__setattr__(self, "frames", check_frames(self.frames))
         states = self.states
         if states is not None and (states.n, states.n_times) != tuple(self.frames.shape[:2]):
@@ -92,6 +93,35 @@ class Videos:
         """
         parts = (self.frames[i : i + _AT_A_TIME] for i in range(0, len(self), _AT_A_TIME))
         write_videos(path, parts, tuple(self.frames.shape[1:]), self.frames.dtype, self.dt, self.states, self.metadata)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Videos]) -> Videos:
+        """Several sets as one, each left where it is, on disk or in memory; without states.
+
+        Raises:
+            InputError: there is none, or they differ in the number, size, channels or dtype of frames, or in dt.
+
+        Example:
+            >>> import torch, hamflow as hf
+            >>> parts = [hf.Videos(torch.rand(n, 5, 1, 16, 16), dt=0.1) for n in (8, 3)]
+            >>> hf.Videos.joined(parts)[torch.tensor([9, 0])].shape
+            torch.Size([2, 5, 1, 16, 16])
+        """
+        frames = []
+        for part in parts:
+            for name, one, other in (
+                ("frames a video", parts[0].n_frames, part.n_frames),
+                ("channels", parts[0].channels, part.channels),
+                ("pixels", parts[0].size, part.size),
+                ("dtype", parts[0].frames.dtype, part.frames.dtype),
+                ("dt", parts[0].dt, part.dt),
+            ):
+                if one != other and not (name == "dt" and math.isclose(parts[0].dt, part.dt, rel_tol=1e-6)):
+                    raise InputError(f"videos has parts that differ in {name}, {one} and {other}, expected one for all")
+            frames += part.frames.parts if isinstance(part.frames, JoinedFrames) else [part.frames]
+        if not frames:
+            raise InputError("videos is empty, expected at least one set")
+        return cls(JoinedFrames(frames), parts[0].dt) if len(parts) > 1 else parts[0]
 
     @classmethod
     def load(cls, path: str | Path, *, in_memory: bool = False) -> Self:
