@@ -9,6 +9,7 @@ from report import HIGHER_IS_BETTER, VERDICTS, Figure, markdown, number, summari
 
 #: One line for every figure that has a bar; the tables say more.
 MEANINGS = {
+    "accepted_samples": "share of made-up videos that are close to a true motion",
     "acceleration_l1": "mean absolute error of accelerations at fresh states",
     "angle_rmse": "of forecasts of one second of a measured arm, rad",
     "energy_error_mean_percent": "change of the true energy over 100 s in per cent of the largest potential energy",
@@ -19,6 +20,7 @@ MEANINGS = {
     "speedup_over_sample_loop": "time of a training step that loops over samples over that of hamflow",
     "times_better_than_mlp": "error of the perceptron's forecasts over that of the Lagrangian network's",
     "weighted_l1": "error of accelerations weighted by the speed",
+    "backward_error": "of a latent state after 150 frames forward and as many back",
     "better_than_kepler": "share of runs that predict a planet better than an ellipse about the sun does",
     "bound_gap_1000": "how far the bound with 1000 particles lies below the quadrature, nats",
     "bracket_contains_truth": "share of seeds on which the bracket of the model's samples holds the exact mean",
@@ -27,6 +29,10 @@ MEANINGS = {
     "energy_mse": "mean squared error of the true energy along rollouts from unseen states",
     "exploded_runs": "runs whose test nll is not finite or more than 1000 nats above that of gmm",
     "failed_runs": "runs that ended with an error",
+    "h_drift": "change of the learned energy along rollouts over what it differs between videos",
+    "inference_skill": "share of what can be explained of 30 frames that is explained from the first five",
+    "reconstruction_skill": "the same of 30 frames from themselves",
+    "times_better_than_latent_mlp": "squared error of the plain network's forecasts over that of the energy's",
     "fit_seconds": "CPU seconds of 200 epochs of breast_cancer on one core",
     "mass_relative_error": "of the planets' masses inferred from their paths",
     "nll": "mean negative log-likelihood of test rows, nats; of the Hamiltonian flows an upper bound",

@@ -29,6 +29,10 @@ HIGHER_IS_BETTER = {
     "speedup_over_full_hessian",
     "speedup_over_sample_loop",
     "times_better_than_mlp",
+    "times_better_than_latent_mlp",
+    "reconstruction_skill",
+    "inference_skill",
+    "accepted_samples",
 }
 VERDICTS = ("short", "reached", "stretch reached")
 

@@ -60,6 +60,17 @@ class AngleFeatures(nn.Module):
         angles, others = self._split(x.index_select(-1, self.order))
         return torch.cat((angles.cos(), angles.sin(), others), dim=-1)
 
+    def inverse(self, features: Tensor) -> Tensor:
+        r"""The point with these features, angles in :math:`[-\pi, \pi]`, (*batch, size) -> (*batch, dim).
+
+        Cosines and sines need not be of one circle: what counts is the direction.
+        """
+        if not self.periodic:
+            return features
+        cos, sin, others = self.parts(features)
+        n = len(self.periodic)
+        return torch.cat((torch.atan2(sin[..., :n], cos[..., :n]), others), dim=-1).index_select(-1, self.back)
+
     def check(self, name: str, x: Tensor) -> None:
         """Raise :class:`InputError` unless x is (*batch, dim); before a shift or a scale broadcasts."""
         if x.ndim == 0 or x.shape[-1] != self.dim:

@@ -1,4 +1,4 @@
-"""A start from data: layers whose outputs vary by one before anything is learned."""
+"""A start from data: principal components of pictures as positions, their changes as momenta."""
 
 from __future__ import annotations
 
@@ -10,33 +10,78 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from hamflow.models.hgn import HGN
 
+#: Of the least squares, relative to the variance of a feature.
+_RIDGE = 1e-1
+
 
 @torch.no_grad()
-def calibrate(model: HGN, frames: Tensor) -> None:
-    r"""Give the code, the states and the pictures of a fresh model the size that the data ask for.
+def calibrate(model: HGN, frames: Tensor, rate: float) -> None:
+    r"""Let a fresh model start from what linear algebra says of the data.
 
-    Means of :math:`r(z \mid x)` and the states :math:`(q_0, p_0)` get mean zero and variance one over the frames, and
-    the decoder starts from the mean frame. With smaller ones a decoder would see no difference between videos, and
-    learn the mean frame alone.
+    Positions start as principal components of pictures, momenta as their changes from frame to frame, and the decoder
+    as the pictures of those positions: the last layers of encoder, transformer and decoder solve least squares, on
+    random features as the other layers make them. From a random start a decoder sees no order in the positions, and
+    learns the mean frame alone. Where positions are maps only sizes are set: codes and states of mean zero and variance
+    one, and pictures about the mean frame.
 
     Args:
         model: a fresh model.
         frames: some videos, (n, time, channel, height, width).
+        rate: that of the oscillators :math:`\dot q = \omega p` near which the dynamics starts, [1 / time].
     """
-    model.encoder.loc.copy_(frames.mean())
-    model.encoder.scale.copy_(frames.std())
+    model.encoder.loc.copy_(frames.mean((0, 1)))
+    model.encoder.scale.copy_((frames - frames.mean((0, 1))).std())
     seen = frames[:, : model.config["frames"]]
-    means, last, picture = (
+    first, last, picture = (
         cast("nn.Linear", network[-1]) for network in (model.encoder.network, model.transformer, model.decoder.network)
     )
-    half = means.weight.shape[0] // 2
-    _standardise(means, model.encoder(seen), slice(0, half))
-    # Spreads of the code keep their small size.
-    z, _ = model.posterior(seen)
-    states = torch.cat(model.initial_state(z), -1)
-    _standardise(last, states.unflatten(1, (last.weight.shape[0], -1)).squeeze(-1), slice(None))
     level = frames.mean((0, 1)).clamp(0.01, 0.99).logit()
     picture.bias.copy_(level.flatten() if picture.bias.numel() == level.numel() else level.mean((1, 2)))
+    if model.config["maps"]:
+        # Spreads of the code keep their small size.
+        _standardise(first, model.encoder(seen), slice(0, first.weight.shape[0] // 2))
+        _standardise(last, model.transformer(model.rows(model.posterior(seen)[0])), slice(None))
+        return
+    drawn, q, p = _components(model, frames, rate * model.dt)
+    codes = _filled(torch.cat((drawn[:, 0], p), 1), model.code)
+    _solve(first, model.encoder.hidden(seen), codes)
+    z = model.posterior(seen)[0]
+    _solve(last, model.transformer[:-1](z), torch.cat((drawn[:, 0], p), 1))
+    some = slice(None, None, max(1, frames.shape[1] // 8))
+    shown = frames[:, some].flatten(0, 1).flatten(1).clamp(0.01, 0.99).logit()
+    _solve(picture, model.decoder.network[:-1](model.features(q[:, some].flatten(0, 1))), shown)
+
+
+def _components(model: HGN, frames: Tensor, turn: float) -> tuple[Tensor, Tensor, Tensor]:
+    # What is drawn of the positions, of variance one, and the positions, (n, time, .) each; the first momenta (n, d).
+    size = model.features.size
+    flat = frames.flatten(2)
+    centred = (flat - flat.mean((0, 1))).flatten(0, 1)
+    _, _, directions = torch.svd_lowrank(centred, q=min(size + 6, *centred.shape), niter=4)
+    scores = centred @ directions[:, :size]
+    scores = _filled(scores / scores.std(0).clamp_min(1e-6), size).unflatten(0, frames.shape[:2])
+    q = model.features.inverse(scores)
+    # Over two frames where there are, since every frame has noise of its own.
+    ahead = min(2, frames.shape[1] - 1)
+    change = q[:, ahead] - q[:, 0]
+    for i in model.config["periodic"]:
+        change[:, i] = torch.remainder(change[:, i] + torch.pi, 2 * torch.pi) - torch.pi
+    return scores, q, change / (ahead * turn)
+
+
+def _filled(x: Tensor, size: int) -> Tensor:
+    return torch.cat((x[:, :size], x.new_zeros(len(x), max(0, size - x.shape[1]))), 1)
+
+
+def _solve(layer: nn.Linear, hidden: Tensor, targets: Tensor) -> None:
+    # The first rows of a linear layer, by ridge regression.
+    mean, centre = hidden.mean(0), targets.mean(0)
+    h, y = (hidden - mean).double(), (targets - centre).double()
+    square = h.mT @ h
+    ridge = _RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=h.dtype, device=h.device)
+    weight = torch.linalg.solve(square + ridge, h.mT @ y).mT.to(layer.weight)
+    layer.weight[: len(weight)] = weight
+    layer.bias[: len(weight)] = centre - weight @ mean
 
 
 def _standardise(layer: nn.Linear, outputs: Tensor, rows: slice) -> None:

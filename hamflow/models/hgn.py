@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
+from hamflow.energies.features import AngleFeatures
 from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, check_seed
 from hamflow.io import check_writable
 from hamflow.models.calibration import calibrate
-from hamflow.models.dynamics import check_widths
+from hamflow.models.dynamics import check_angles, check_widths
 from hamflow.models.latent import oscillating, transformer
 from hamflow.models.pictures import SIDE, FrameDecoder, FrameEncoder
 from hamflow.models.refusal import unchanged_if_refused
@@ -54,9 +55,11 @@ class HGN(nn.Module):
         channels: 1 for grey, 3 for RGB.
         frames: the largest number of frames that the encoder reads.
         dim: d, the number of positions; with ``maps`` the number of maps of 4 x 4 positions.
-        code: the number of entries of z; by default 2 d; with ``maps`` of maps.
+        code: the number of entries of z; by default 2 d, one more for each angle; with ``maps`` of maps.
         hamiltonian: ``"separable"``, ``"mechanical"`` or ``"joint"``, as for :class:`hamflow.HNN`, or a
             :class:`Hamiltonian` of your own of d positions, whose parameters are learned.
+        periodic: the positions that are angles, which pendulums that go over the top need: f draws them as points of a
+            circle, of which the decoder sees cosines and sines.
         widths: the hidden widths of the Hamiltonian and of f.
         width: of the encoder and the decoder.
         maps: whether q, p and z are maps and all networks convolutional, as in the published model.
@@ -90,6 +93,7 @@ class HGN(nn.Module):
         dim: int = 2,
         code: int | None = None,
         hamiltonian: str | Hamiltonian = "separable",
+        periodic: Sequence[int] = (),
         widths: Sequence[int] = (64, 64),
         width: int = 32,
         maps: bool = False,
@@ -112,12 +116,15 @@ class HGN(nn.Module):
                 f"hamiltonian is a {type(hamiltonian).__name__}, expected a Hamiltonian or one of {HAMILTONIANS}"
             )
         check_widths(widths)
+        check_angles(periodic, dim)
+        if maps and periodic:
+            raise InputError(f"periodic = {list(periodic)} with maps = True, expected none: maps hold no angles")
         check_choice("scheme", scheme, tuple(SCHEMES))
         check_seed("seed", seed)
         self.config: dict[str, Any] = {
             "size": size, "channels": channels, "frames": frames, "dim": dim, "code": code,
-            "hamiltonian": hamiltonian, "widths": list(widths), "width": width, "maps": maps, "scheme": scheme,
-            "substeps": substeps, "seed": seed,
+            "hamiltonian": hamiltonian, "periodic": [int(i) for i in periodic], "widths": list(widths), "width": width,
+            "maps": maps, "scheme": scheme, "substeps": substeps, "seed": seed,
         }  # fmt: skip
         self.history = History()
         #: The time between two frames of the videos that were learned from.
@@ -127,21 +134,23 @@ class HGN(nn.Module):
     def assemble(self, rate: float = 1.0) -> None:
         """Make all parts anew from the seed; a named Hamiltonian starts near oscillators of that rate, [1 / time]."""
         config = self.config
-        maps, dim, width = config["maps"], config["dim"], config["width"]
+        maps, dim, width, angles = config["maps"], config["dim"], config["width"], config["periodic"]
         self.dim = dim * SIDE**2 if maps else dim
-        codes = 2 * dim if config["code"] is None else config["code"]
+        codes = 2 * dim + len(angles) if config["code"] is None else config["code"]
         self.code = codes * SIDE**2 if maps else codes
+        self.features = AngleFeatures(angles, self.dim)
+        drawn = dim + len(angles)
         kind = config["hamiltonian"]
         with seeded(config["seed"]):
             self.encoder = FrameEncoder(
                 config["frames"], config["channels"], config["size"], 2 * codes, width, maps=maps
             )
-            self.decoder = FrameDecoder(dim, config["channels"], config["size"], width, maps=maps)
-            self.transformer = transformer(codes, 2 * dim, config["widths"], width, maps=maps)
+            self.decoder = FrameDecoder(drawn, config["channels"], config["size"], width, maps=maps)
+            self.transformer = transformer(codes, drawn + dim, config["widths"], width, maps=maps)
             self.hamiltonian = (
                 kind
                 if isinstance(kind, Hamiltonian)
-                else oscillating(kind, dim, config["widths"], width, rate, maps=maps)
+                else oscillating(kind, dim, angles, config["widths"], width, rate, maps=maps)
             )
         self.log_scale = nn.Parameter(torch.tensor(-1.5))
         self.step: Step = (
@@ -156,11 +165,15 @@ class HGN(nn.Module):
         # It starts sure of itself: of a code that is mostly noise a decoder would learn the mean frame alone.
         return mean.flatten(1), (log_scale.flatten(1) - 3).clamp(-8, 4).exp()
 
+    def rows(self, z: Tensor) -> Tensor:
+        """Codes (n, code) as the transformer takes them, as maps where they are maps."""
+        return z.unflatten(-1, (-1, SIDE, SIDE)) if self.config["maps"] else z
+
     def initial_state(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The state (q, p) at the first frame, z of shape (n, code) -> (n, d) each."""
-        rows = z.unflatten(-1, (-1, SIDE, SIDE)) if self.config["maps"] else z
-        q, p = self.transformer(rows).chunk(2, dim=1)
-        return q.flatten(1), p.flatten(1)
+        found = self.transformer(self.rows(z)).flatten(1)
+        drawn, p = found.split((found.shape[1] - self.dim, self.dim), dim=1)
+        return self.features.inverse(drawn), p
 
     def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
         """The states at 0, dt, ..., n_steps dt, q and p of shape (n, d) -> (n_steps + 1, n, 2 d)."""
@@ -170,7 +183,7 @@ class HGN(nn.Module):
 
     def decode(self, q: Tensor) -> Tensor:
         """Frames of positions, (*batch, d) -> (*batch, channel, height, width)."""
-        found: Tensor = self.decoder(q)
+        found: Tensor = self.decoder(self.features(q))
         return found
 
     def energy(self, q: Tensor, p: Tensor) -> Tensor:
@@ -201,6 +214,7 @@ class HGN(nn.Module):
         tolerance: float = 0.02,
         context: int | None = None,
         frames_per_step: int | None = None,
+        growth: float = 0.3,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         epochs: int = 100,
@@ -227,6 +241,8 @@ class HGN(nn.Module):
             context: the fewest frames from which the encoder learns to infer; each step draws a number from here to
                 ``frames``, and shows it the first so many. By default all that it can read.
             frames_per_step: how many frames of each video are decoded in a step, drawn at random; all by default.
+            growth: the share of the training in which the part of a video that is to be explained grows from its first
+                two frames to all; 0 asks for all from the start.
             dtype: of the weights.
             device: where to train and stay.
             epochs: passes over the videos.
@@ -253,13 +269,14 @@ class HGN(nn.Module):
             check_writable(checkpoint)
         with unchanged_if_refused(self):
             # About one turn a video.
-            self.assemble(2 * math.pi / (films.n_frames * films.dt))
+            rate = 2 * math.pi / (films.n_frames * films.dt)
+            self.assemble(rate)
             self.to(device=target, dtype=dtype)
             self.dt = films.dt
-            calibrate(self, films[: min(256, len(films))].to(self.log_scale))
+            calibrate(self, films[: min(256, len(films))].to(self.log_scale), rate)
             goal = VideoObjective(
                 self, films, objective=objective, beta=beta, tolerance=tolerance, context=context,
-                frames_per_step=frames_per_step,
+                frames_per_step=frames_per_step, growing=round(growth * epochs * len(films)),
             ).to(device=target, dtype=dtype)  # fmt: skip
             rows = torch.arange(len(films), device=target)
             self.history = fit(

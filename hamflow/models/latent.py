@@ -12,10 +12,12 @@ from hamflow.energies import (
     Hamiltonian,
     JointHamiltonian,
     MLPPotential,
+    PeriodicEnergy,
     QuadraticKinetic,
     SeparableHamiltonian,
     SumEnergy,
 )
+from hamflow.energies.features import AngleFeatures
 from hamflow.models.pictures import SIDE
 
 
@@ -35,15 +37,19 @@ def transformer(codes: int, outputs: int, widths: Sequence[int], width: int, *, 
     return nn.Sequential(*layers, nn.Linear(before, outputs))
 
 
-def oscillating(kind: str, dim: int, widths: Sequence[int], width: int, rate: float, *, maps: bool) -> Hamiltonian:
+def oscillating(
+    kind: str, dim: int, angles: Sequence[int], widths: Sequence[int], width: int, rate: float, *, maps: bool
+) -> Hamiltonian:
     r"""A learned Hamiltonian that starts near oscillators, :math:`H \approx \tfrac{\omega}{2} (p^2 + q^2)`.
 
-    Where nothing moved at the start, a decoder would learn to draw the mean frame, and the rest nothing.
+    Where nothing moved at the start, a decoder would learn to draw the mean frame, and the rest nothing. Angles start
+    near rotors.
 
     Args:
         kind: ``"separable"``, networks T(p) and V(q) beside the oscillators; ``"mechanical"``, a network V(q) only;
             ``"joint"``, a network H(q, p).
         dim: the number of positions, or of maps of them.
+        angles: the positions that are angles; of their cosines and sines an energy is a function.
         widths: the hidden widths of a network.
         width: the channels of a network of maps.
         rate: :math:`\omega`, [1 / time].
@@ -51,16 +57,17 @@ def oscillating(kind: str, dim: int, widths: Sequence[int], width: int, rate: fl
     """
     d = dim * SIDE**2 if maps else dim
 
-    def network(variables: int) -> Energy:
-        count = variables // dim
-        return FunctionEnergy(MapEnergy(count * dim, width)) if maps else MLPPotential(variables, widths)
+    def learned(variables: int, angles: Sequence[int], network: bool = True) -> Energy:
+        size = AngleFeatures(angles, variables).size
+        energy: Energy = QuadraticKinetic(size, mass=1 / rate, learn=True)
+        if network:
+            free = FunctionEnergy(MapEnergy(variables // SIDE**2, width)) if maps else MLPPotential(size, widths)
+            energy = SumEnergy(energy, free)
+        return PeriodicEnergy(energy, angles, variables) if angles else energy
 
-    kinetic, potential = (QuadraticKinetic(d, mass=1 / rate, learn=True) for _ in range(2))
     if kind == "joint":
-        return JointHamiltonian(SumEnergy(QuadraticKinetic(2 * d, mass=1 / rate, learn=True), network(2 * dim)))
-    if kind == "mechanical":
-        return SeparableHamiltonian(kinetic, SumEnergy(potential, network(dim)))
-    return SeparableHamiltonian(SumEnergy(kinetic, network(dim)), SumEnergy(potential, network(dim)))
+        return JointHamiltonian(learned(2 * d, angles))
+    return SeparableHamiltonian(learned(d, (), network=kind == "separable"), learned(d, angles))
 
 
 class MapEnergy(nn.Module):

@@ -13,16 +13,16 @@ SIDE = 4
 
 
 class FrameEncoder(nn.Module):
-    """Features of frames that are stacked as channels, (*batch, time, channel, n, n) -> (*batch, outputs).
+    """Features of frames that are stacked as channels, (batch, time, channel, n, n) -> (batch, outputs).
 
     Args:
-        frames: the number of frames that are stacked; where fewer come the rest is empty, and a channel of each says
-            so.
+        frames: the largest number of frames that are stacked; where fewer come, the weights of the rest wait, and a
+            bias of its own for each number of frames says how many there are.
         channels: 1 for grey, 3 for RGB.
         size: n, a power of two times 4.
         outputs: the number of features, or of channels of a map of 4 x 4.
         width: the channels of the convolutions.
-        maps: whether the features are a map, (*batch, outputs, 4, 4).
+        maps: whether the features are a map, (batch, outputs, 4, 4).
     """
 
     loc: Tensor
@@ -30,11 +30,13 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, frames: int, channels: int, size: int, outputs: int, width: int, *, maps: bool = False) -> None:
         super().__init__()
-        self.frames, self.channels, self.maps = frames, channels, maps
-        self.register_buffer("loc", torch.zeros(()))
+        self.register_buffer("loc", torch.zeros(channels, size, size))
         self.register_buffer("scale", torch.ones(()))
-        layers: list[nn.Module] = [nn.Conv2d(frames * (channels + 1), width, 5, padding=2), nn.SiLU()]
-        for _ in range(halvings(size)):
+        self.first = nn.Conv2d(frames * channels, width, 5, stride=2, padding=2, bias=False)
+        self.counts = nn.Embedding(frames, width)
+        nn.init.zeros_(self.counts.weight)
+        layers: list[nn.Module] = [nn.SiLU()]
+        for _ in range(halvings(size) - 1):
             layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
         if maps:
             layers += [nn.Conv2d(width, outputs, 3, padding=1)]
@@ -42,16 +44,17 @@ class FrameEncoder(nn.Module):
             layers += [nn.Flatten(), nn.Linear(width * SIDE**2, 4 * width), nn.SiLU(), nn.Linear(4 * width, outputs)]
         self.network = nn.Sequential(*layers)
 
+    def hidden(self, frames: Tensor) -> Tensor:
+        """What the last layer sees, (n, time, channel, side, side) -> (n, ...)."""
+        seen = ((frames - self.loc) / self.scale).flatten(1, 2)
+        first = functional.conv2d(seen, self.first.weight[:, : seen.shape[1]], stride=2, padding=2)
+        found: Tensor = self.network[:-1](first + self.counts.weight[frames.shape[1] - 1].reshape(-1, 1, 1))
+        return found
+
     def forward(self, frames: Tensor) -> Tensor:
         """The features."""
-        missing = self.frames - frames.shape[-4]
-        there = torch.ones_like(frames[..., :1, :, :])
-        stacked = functional.pad(
-            torch.cat(((frames - self.loc) / self.scale, there), -3), (0, 0, 0, 0, 0, 0, 0, missing)
-        )
-        rows = stacked.flatten(-4, -3).reshape(-1, self.frames * (self.channels + 1), *frames.shape[-2:])
-        found: Tensor = self.network(rows)
-        return found.reshape(*frames.shape[:-4], *found.shape[1:])
+        found: Tensor = self.network[-1](self.hidden(frames))
+        return found
 
 
 class FrameDecoder(nn.Module):

@@ -27,6 +27,9 @@ class VideoObjective(nn.Module):
         model: the network.
         videos: what it learns from.
         objective, beta, tolerance, context, frames_per_step: see :meth:`hamflow.HGN.fit`.
+        growing: over how many videos, each time one is shown, the part that is to be explained grows from the first
+            two frames to all. Errors of a motion add up along it, so a start from whole videos finds its end too far
+            off to be of any help.
 
     Raises:
         InputError: a setting is out of range.
@@ -34,6 +37,8 @@ class VideoObjective(nn.Module):
 
     multiplier: Tensor
     excess: Tensor
+    share: Tensor
+    recent: Tensor
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class VideoObjective(nn.Module):
         tolerance: float,
         context: int | None,
         frames_per_step: int | None,
+        growing: int = 0,
     ) -> None:
         super().__init__()
         check_choice("objective", objective, ("elbo", "geco"))
@@ -63,14 +69,18 @@ class VideoObjective(nn.Module):
         self.config = {
             **{f"hgn {name}": value for name, value in model.config.items()},
             "objective": objective, "beta": beta, "tolerance": tolerance, "context": fewest,
-            "frames_per_step": frames_per_step, "spread": spread, "videos": tuple(videos.frames.shape),
+            "frames_per_step": frames_per_step, "growing": growing, "spread": spread,
+            "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
         self.fewest, self.most = fewest, most
         self.decoded = min(frames_per_step or videos.n_frames, videos.n_frames)
+        self.growing = growing
         self.bound = tolerance * spread
         self.register_buffer("multiplier", torch.tensor(1 / self.bound))
         self.register_buffer("excess", torch.tensor(0.0))
+        self.register_buffer("share", torch.tensor(0.0 if growing else 1.0))
+        self.register_buffer("recent", torch.tensor(spread))
 
     def loss(self, index: Tensor) -> Tensor:
         """The loss a pixel, of the videos with these numbers."""
@@ -95,11 +105,17 @@ class VideoObjective(nn.Module):
         seen, shown = self.most, torch.arange(times)
         if self.training:
             seen = int(torch.randint(self.fewest, self.most + 1, ()))
-            shown = torch.randperm(times)[: self.decoded].sort().values
+            shown = torch.randperm(2 + round(float(self.share) * (times - 2)))[: self.decoded].sort().values
         mean, scale = model.posterior(frames[:, :seen])
         z = mean + scale * torch.randn_like(mean)
-        path = model.path(*model.initial_state(z), times - 1, model.dt)
+        path = model.path(*model.initial_state(z), int(shown[-1]), model.dt)
         shown = shown.to(frames.device)
         found = model.decode(path[shown][..., : model.dim]).movedim(0, 1)
         divergence = 0.5 * (mean**2 + scale**2 - 1).sum(-1) - scale.log().sum(-1)
-        return (found - frames[:, shown]).square().mean(), divergence.mean()
+        error = (found - frames[:, shown]).square().mean()
+        if self.training and self.growing:
+            with torch.no_grad():
+                self.recent.lerp_(error, 0.1)
+                if self.recent < self.config["spread"] / 2:
+                    self.share.add_(len(frames) / self.growing).clamp_(max=1.0)
+        return error, divergence.mean()

@@ -10,6 +10,7 @@ from hamflow.videos.measures import (
     symplectic_match,
     valid_prediction_time,
 )
+from hamflow.videos.motions import nearest_motion
 from hamflow.videos.rendering import BACKGROUND, COLOURS, render_discs
 from hamflow.videos.scenes import Scene, scene_of
 from hamflow.videos.videos import Videos, check_frames
@@ -23,6 +24,7 @@ __all__ = [
     "energy_spread",
     "film",
     "mean_frame_mse",
+    "nearest_motion",
     "noise_floor",
     "pixel_mse",
     "render_discs",

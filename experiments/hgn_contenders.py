@@ -1,0 +1,105 @@
+"""The contenders for videos: a learned energy, and two plain networks in its place."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from hgn_tasks import Case
+from torch import Tensor, nn
+
+import hamflow as hf
+from hamflow.training import seeded
+
+MODELS = ("hgn", "latent_mlp", "latent_ode")
+
+
+def settings(model: str, case: str) -> dict[str, Any]:
+    """Everything that decides how a contender is built and trained in a case."""
+    training = {
+        "epochs": 60, "batch_size": 32, "learning_rate": 1e-3, "context": 5, "frames_per_step": 10, "growth": 0.5,
+    }  # fmt: skip
+    # The plain networks get about as many parameters as the energies have.
+    return {"widths": [64, 64] if model == "hgn" else [90, 90], "fit": training}
+
+
+def build(model: str, case: Case, chosen: dict[str, Any], seed: int) -> hf.HGN:
+    """A contender before training."""
+    common: dict[str, Any] = {"periodic": case.periodic, "seed": seed}
+    if model == "hgn":
+        return hf.HGN(dim=case.dim, widths=chosen["widths"], **common)
+    if model == "latent_mlp":
+        return LatentMLP(chosen["widths"], dim=case.dim, **common)
+    return LatentODE(chosen["widths"], dim=2 * case.dim, **common)
+
+
+class LatentMLP(hf.HGN):
+    r"""An HGN whose state changes by a plain network, :math:`z_{t+1} = z_t + \Delta t f(z_t)`, in place of an energy.
+
+    f starts near the same oscillators as the energy does.
+    """
+
+    def __init__(self, field: list[int], **settings: Any) -> None:
+        self.widths = field
+        super().__init__(**settings)
+
+    def assemble(self, rate: float = 1.0) -> None:
+        super().assemble(rate)
+        with seeded(self.config["seed"]):
+            self.field = Field(self.features, self.dim, self.dim, self.widths, rate)
+        del self.hamiltonian, self.step
+
+    def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
+        states = [torch.cat((q, p), -1)]
+        for _ in range(n_steps):
+            states.append(states[-1] + dt * self.field(states[-1]))
+        return torch.stack(states)
+
+
+class LatentODE(hf.HGN):
+    r"""A latent neural ODE, :math:`\dot z = f(z)`: all of the state is drawn, and nothing in it is a momentum.
+
+    References:
+        Chen et al. (2018), Neural Ordinary Differential Equations, arXiv 1806.07366.
+    """
+
+    def __init__(self, field: list[int], **settings: Any) -> None:
+        self.widths = field
+        super().__init__(**settings)
+
+    def assemble(self, rate: float = 1.0) -> None:
+        super().assemble(rate)
+        with seeded(self.config["seed"]):
+            self.field = Field(self.features, self.dim, 0, self.widths, rate)
+        del self.hamiltonian, self.step
+
+    def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
+        from torchdiffeq import odeint
+
+        if n_steps == 0:
+            return torch.cat((q, p), -1).unsqueeze(0)
+        times = dt * torch.arange(n_steps + 1, dtype=q.dtype, device=q.device)
+        path: Tensor = odeint(lambda t, z: self.field(z), q, times, method="rk4")
+        return torch.cat((path, p.expand_as(path)), -1)
+
+
+class Field(nn.Module):
+    """A perceptron for the change of a state, angles by cosine and sine."""
+
+    def __init__(self, features: Any, positions: int, momenta: int, widths: list[int], rate: float) -> None:
+        super().__init__()
+        self.features, self.positions, self.momenta, self.rate = features, positions, momenta, rate
+        self.angles = list(features.periodic)
+        layers: list[nn.Module] = []
+        for before, after in pairwise([features.size + momenta, *widths, positions + momenta]):
+            layers += [nn.Linear(before, after), nn.Tanh()]
+        self.network = nn.Sequential(*layers[:-1])
+
+    def forward(self, z: Tensor) -> Tensor:
+        q, p = z.split((self.positions, self.momenta), -1)
+        found: Tensor = self.network(torch.cat((self.features(q), p), -1))
+        if not self.momenta:
+            return found
+        back = -q.index_fill(-1, torch.tensor(self.angles, dtype=torch.long), 0.0) if self.angles else -q
+        return found + self.rate * torch.cat((p, back), -1)
