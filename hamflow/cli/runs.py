@@ -10,8 +10,9 @@ from pathlib import Path
 from hamflow.cli.beginnings import Beginnings
 from hamflow.errors import CheckpointError, InputError
 from hamflow.io import atomic_path
-from hamflow.models import HGN, NHF, load
+from hamflow.models import NHF, load
 from hamflow.models.dynamics import Dynamics
+from hamflow.models.filmed import VideoModel
 
 _MODEL, _BEGINNINGS = "model.json", "beginnings.json"
 
@@ -57,7 +58,7 @@ def read_run(run: Path) -> NHF | Dynamics:
     if not run.is_dir():
         raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}, expected a folder that fit wrote")
     model = load(run)
-    if isinstance(model, HGN):
+    if isinstance(model, VideoModel):
         raise InputError(f"{run} holds a model of videos, expected one of tables or trajectories")
     return model
 
