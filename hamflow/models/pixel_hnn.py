@@ -81,7 +81,7 @@ class PixelHNN(VideoModel):
         channels: int = 1,
         dim: int = 1,
         hamiltonian: str | Hamiltonian = "joint",
-        widths: Sequence[int] = (200, 200),
+        widths: Sequence[int] = (64, 64),
         width: int = 200,
         difference: str = "midpoint",
         substeps: int = 1,
