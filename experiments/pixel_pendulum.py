@@ -19,7 +19,7 @@ SEEN, SCREEN, CROP = 2.2, 1000, (440, 780, 330, 670)
 ROD, AXLE, CORNERS = 0.1, 0.05, 30
 #: Red less green of the rod, 204 - 76; the background and the axle are grey, so nothing is left of them.
 LEVEL = 128
-#: Pictures that are drawn before a larger array is made.
+#: Corners of a shape.
 Points = list[tuple[float, float]]
 
 

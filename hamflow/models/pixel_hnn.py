@@ -49,7 +49,7 @@ class PixelHNN(VideoModel):
         dim: d, the number of positions.
         hamiltonian: ``"joint"``, ``"separable"`` or ``"mechanical"``, as for :class:`hamflow.HNN`, or a
             :class:`Hamiltonian` of your own of d positions, whose parameters are learned.
-        widths: the hidden widths of the Hamiltonian.
+        widths: the hidden widths of the Hamiltonian, beside which it has a learned quadratic part.
         width: of the hidden layers of encoder and decoder, three each, the second and the third around a shortcut.
         difference: ``"midpoint"`` or ``"forward"``, where the gradient is taken in training.
         substeps: steps between two frames in forecasts; with ``"midpoint"`` one is what was learned, with ``"forward"``
