@@ -9,7 +9,7 @@ from torch import Tensor
 
 import hamflow as hf
 from hamflow.models.pixel_objective import PixelObjective
-from hamflow.models.pixel_start import start
+from hamflow.models.pixel_units import start
 from hamflow.videos import film, mean_frame_mse, pixel_mse, skill, symplectic_match
 
 SPRING = hf.systems.MassSpring(mass=0.5, stiffness=2.0)
@@ -28,14 +28,15 @@ def fitted(**changes: Any) -> hf.PixelHNN:
     return small(**changes).fit(springs(), epochs=2, progress=False)
 
 
-def objective(model: hf.PixelHNN, videos: hf.Videos) -> PixelObjective:
-    return PixelObjective(model, videos, canonical=1.0, dynamics=0.1, frames_per_step=None).eval()
+def objective(model: hf.PixelHNN, videos: hf.Videos, relative: bool = False) -> PixelObjective:
+    settings: dict[str, Any] = {"canonical": 1.0, "dynamics": 0.1, "frames_per_step": None}
+    return PixelObjective(model, videos, relative=relative, **settings).eval()
 
 
 def test_it_learns_a_spring() -> None:
     train, test = springs(60, 16), springs(200, 32, seed=1)
     model = hf.PixelHNN(size=8, width=64, widths=(32,))
-    model.fit(train, epochs=400, batch_size=10, learning_rate=5e-3, progress=False)
+    model.fit(train, epochs=250, batch_size=10, learning_rate=5e-3, progress=False)
     x = test[:]
     worst = mean_frame_mse(train[:], x)
     ahead, behind = model.forecast(x[:, :4], 28), model.forecast(x[:, 28:], 28, backward=True).flip(1)
@@ -92,6 +93,23 @@ def test_the_loss_is_what_it_says() -> None:
         with torch.no_grad():
             found = float(objective(model, videos).loss(torch.arange(3)))
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["joint", "separable", "mechanical"])
+def test_the_size_of_states_is_a_choice_of_units(kind: str) -> None:
+    """A fit ends with positions of variance one; in other units forecasts and the relative loss are the same."""
+    videos = springs()
+    model, x = fitted(hamiltonian=kind), springs(seed=1)[:]
+    with torch.no_grad():
+        q = model.states(videos[:]).chunk(2, -1)[0]
+    assert float(q.var()) == pytest.approx(1, abs=0.02)
+    (q, p), before = model.encode(x), model.forecast(x, 5)
+    loss, energy = objective(model, videos, relative=True).loss(torch.arange(12)), model.energy(q, p)
+    model.rescale(3.0)
+    torch.testing.assert_close(torch.cat(model.encode(x)), torch.cat((q, p)) / 3)
+    torch.testing.assert_close(model.forecast(x, 5), before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.energy(q / 3, p / 3), energy / 9)
+    torch.testing.assert_close(objective(model, videos, relative=True).loss(torch.arange(12)), loss, rtol=1e-4, atol=0)
 
 
 def test_a_step_that_was_learned_is_the_step_of_a_forecast() -> None:
@@ -183,6 +201,8 @@ REFUSED = {
     "n_frames": (lambda: small().forecast(frames(2, 3, 1, 8, 8), 0), "n_frames = 0"),
     "dt_scale": (lambda: small().forecast(frames(2, 3, 1, 8, 8), 2, dt_scale=-1.0), "dt_scale = -1.0"),
     "difference": (lambda: small(difference="backward"), "difference = 'backward'"),
+    "rescale": (lambda: small().rescale(-1.0), "size = -1.0"),
+    "rescale_own": (lambda: small(hamiltonian=hf.systems.Pendulum()).rescale(2.0), "your own and has its unit"),
     "build_size": (lambda: small(size=0), "size = 0"),
     "build_channels": (lambda: small(channels=2), "channels = 2"),
     "hamiltonian": (lambda: small(hamiltonian=3), "hamiltonian is a int"),

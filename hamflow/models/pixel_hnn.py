@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hamflow.energies import Hamiltonian
+from hamflow.energies import Hamiltonian, JointHamiltonian, ScaledEnergy, SeparableHamiltonian
 from hamflow.errors import InputError, check_choice, check_positive, check_seed
 from hamflow.models.dynamics import check_widths
 from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
 from hamflow.models.latent import oscillating
 from hamflow.models.pixel_objective import PixelObjective
-from hamflow.models.pixel_start import start
+from hamflow.models.pixel_units import finish, start
 from hamflow.steps import ImplicitMidpoint
 from hamflow.training import seeded
 from hamflow.videos import Videos
 
 #: Where the energy's gradient explains a difference of states: half way between them, or at the first, as published.
 DIFFERENCES = ("midpoint", "forward")
-#: Videos from which the start is computed.
+#: Videos from which the size of states is taken.
 _SOME = 200
 
 
@@ -113,7 +113,7 @@ class PixelHNN(VideoModel):
             self.hamiltonian = (
                 kind
                 if isinstance(kind, Hamiltonian)
-                else oscillating(kind, dim, config["widths"], width, rate=1.0, maps=False)
+                else _scaled(oscillating(kind, dim, config["widths"], width, rate=1.0, maps=False), dim)
             )
         # Networks see and draw what differs from the mean frame, in units of its spread.
         self.register_buffer("loc", torch.zeros(shape))
@@ -140,18 +140,39 @@ class PixelHNN(VideoModel):
         dq, dp = self.hamiltonian.gradient(*z.chunk(2, -1))
         return torch.cat((dp, -dq), -1)
 
+    def rescale(self, size: float) -> None:
+        r"""Measure states in units of ``size``: z becomes z / s, and the energy :math:`H(s z) / s^2`.
+
+        Pictures, and how they go on, stay as they are. Of a Hamiltonian of the caller's own the unit is its own.
+
+        Raises:
+            InputError: ``size`` is not positive, or the Hamiltonian is the caller's own.
+        """
+        check_positive("size", size)
+        if not isinstance(self.config["hamiltonian"], str):
+            raise InputError("the Hamiltonian is your own and has its unit, expected a model with a named one")
+        last, first = cast("nn.Linear", self.encoder[-1]), cast("nn.Linear", self.decoder[0])
+        with torch.no_grad():
+            last.weight /= size
+            last.bias /= size
+            first.weight *= size
+            for energy in self.hamiltonian.modules():
+                if isinstance(energy, ScaledEnergy):
+                    energy.set_units(energy.loc / size, energy.scale / size, energy.factor / size**2)
+
     def fit(
         self,
         videos: Any,
         *,
         canonical: float = 1.0,
-        dynamics: float = 0.1,
+        dynamics: float = 1.0,
+        relative: bool = True,
         frames_per_step: int | None = 12,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         epochs: int = 1000,
         batch_size: int = 20,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         validation: float | None = 0.1,
         progress: bool = True,
         checkpoint: str | Path | None = None,
@@ -160,15 +181,19 @@ class PixelHNN(VideoModel):
     ) -> Self:
         r"""Learn from videos by the mean of
 
-        .. math:: (x - \hat x)^2 + a\, (p_t - (q_{t+1} - q_t))^2 + b\, (z_{t+1} - z_t - \Omega \nabla H)^2
+        .. math:: (x - \hat x)^2 + \frac{a}{s^2} (p_t - (q_{t+1} - q_t))^2
+                  + \frac{b}{s^2} (z_{t+1} - z_t - \Omega \nabla H)^2
 
-        over pixels, latent coordinates and frames. Every call starts afresh from the model's seed.
+        over pixels, latent coordinates and frames, where :math:`s^2` is the variance of q. Every call starts afresh
+        from the model's seed. Published is b = 0.1, and s = 1: then the smaller the latent states, the smaller the
+        loss, and they shrink until pictures suffer. Here their size is free, and in the end q has the variance one.
 
         Args:
             videos: :class:`hamflow.Videos` of three frames or more, in memory or on disk, or an array (n, time,
                 channel, height, width).
             canonical: a, the weight of what makes p the change of q.
             dynamics: b, the weight of what makes the energy explain the motion.
+            relative: whether latent errors count relative to s; otherwise s is one, as published.
             frames_per_step: how many successive frames of each video a step sees, from a random one on; None for all.
             dtype: of the weights.
             device: where to train and stay.
@@ -188,15 +213,23 @@ class PixelHNN(VideoModel):
         """
 
         def goal(films: Videos) -> PixelObjective:
-            found = PixelObjective(self, films, canonical=canonical, dynamics=dynamics, frames_per_step=frames_per_step)
-            start(self, films[: min(_SOME, len(films))].to(self.scale))
+            found = PixelObjective(
+                self, films, canonical=canonical, dynamics=dynamics, relative=relative, frames_per_step=frames_per_step
+            )
+            start(self, some(films))
             return found
 
-        return self._learn(
+        def some(films: Videos) -> Tensor:
+            return films[: min(_SOME, len(films))].to(self.scale)
+
+        self._learn(
             videos, lambda films: self.assemble(), goal, dtype=dtype, device=device, checkpoint=checkpoint,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
             progress=progress, seed=seed, **settings,
         )  # fmt: skip
+        if relative and isinstance(self.config["hamiltonian"], str):
+            finish(self, some(self._checked(videos)))
+        return self
 
     @torch.no_grad()
     def encode(self, frames: Any) -> tuple[Tensor, Tensor]:
@@ -246,6 +279,14 @@ class PixelHNN(VideoModel):
     def _pictures(self, path: Tensor) -> Tensor:
         # The first frame of each state, (time, n, 2 d) -> (n, time, channel, height, width).
         return self.decode(*path.chunk(2, -1))[:, :, 0].movedim(0, 1)
+
+
+def _scaled(hamiltonian: Hamiltonian, dim: int) -> Hamiltonian:
+    """The same Hamiltonian in units that can be set."""
+    if isinstance(hamiltonian, SeparableHamiltonian):
+        return SeparableHamiltonian(ScaledEnergy(hamiltonian.kinetic, dim), ScaledEnergy(hamiltonian.potential, dim))
+    assert isinstance(hamiltonian, JointHamiltonian)
+    return JointHamiltonian(ScaledEnergy(hamiltonian.energy, 2 * dim))
 
 
 class _Residual(nn.Module):

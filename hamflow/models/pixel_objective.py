@@ -25,14 +25,21 @@ class PixelObjective(nn.Module):
     Args:
         model: the networks.
         videos: what they learn from.
-        canonical, dynamics, frames_per_step: see :meth:`hamflow.PixelHNN.fit`.
+        canonical, dynamics, relative, frames_per_step: see :meth:`hamflow.PixelHNN.fit`.
 
     Raises:
         InputError: a setting is out of range.
     """
 
     def __init__(
-        self, model: PixelHNN, videos: Videos, *, canonical: float, dynamics: float, frames_per_step: int | None
+        self,
+        model: PixelHNN,
+        videos: Videos,
+        *,
+        canonical: float,
+        dynamics: float,
+        relative: bool,
+        frames_per_step: int | None,
     ) -> None:
         super().__init__()
         for name, number in (("canonical", canonical), ("dynamics", dynamics)):
@@ -46,8 +53,8 @@ class PixelObjective(nn.Module):
                 )
         self.config = {
             **{f"model {name}": value for name, value in model.config.items()},
-            "canonical": canonical, "dynamics": dynamics, "frames_per_step": frames_per_step, "spread": spread(videos),
-            "videos": tuple(videos.frames.shape),
+            "canonical": canonical, "dynamics": dynamics, "relative": relative, "frames_per_step": frames_per_step,
+            "spread": spread(videos), "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
         self.shown = min(shown, videos.n_frames)
@@ -71,9 +78,10 @@ class PixelObjective(nn.Module):
         pairs = torch.stack((frames[:, :-1], frames[:, 1:]), 2)
         change = z[:, 1:] - z[:, :-1]
         at = z[:, :-1] if difference == "forward" else 0.5 * (z[:, :-1] + z[:, 1:])
-        moved, (_, p) = change.chunk(2, -1)[0], z[:, :-1].chunk(2, -1)
+        (q, p), moved = z.chunk(2, -1), change.chunk(2, -1)[0]
+        unit = q.flatten(0, 1).var(0).mean() if self.config["relative"] else 1.0
         return (
             (model.draw(z) - pairs).square().mean(),
-            (p - moved).square().mean(),
-            (change - model.velocity(at)).square().mean(),
+            (p[:, :-1] - moved).square().mean() / unit,
+            (change - model.velocity(at)).square().mean() / unit,
         )

@@ -1,4 +1,4 @@
-"""A start from data: latent states of the size that the loss asks for, and an energy that lets them swing."""
+"""The size of latent states: what the data ask for at the start, one at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hamflow.models.pixel_hnn import PixelHNN
 
 #: Numbers that are looked at, and frames of each video at least.
-_NUMBERS, _FEWEST = 20_000_000, 3
+_NUMBERS, _FEWEST = 20_000_000, 4
 #: The least curvature of an energy at the start, [1 / frame^2].
 _FLATTEST = 1e-4
 
@@ -30,8 +30,7 @@ def start(model: PixelHNN, frames: Tensor) -> None:
         model: a fresh model.
         frames: some videos, (n, time, channel, height, width).
     """
-    n, times = frames.shape[:2]
-    frames = frames[:, : max(_FEWEST + 1, min(times, _NUMBERS // (n * frames[0, 0].numel())))]
+    frames = _some(frames)
     model.loc.copy_(frames.mean((0, 1)))
     model.scale.copy_((frames - model.loc).std().clamp_min(1e-6))
     z = model.states(frames)
@@ -46,6 +45,23 @@ def start(model: PixelHNN, frames: Tensor) -> None:
     if isinstance(model.config["hamiltonian"], str) and change.shape[1] > 1:
         bent = (change[:, 1:] - change[:, :-1]) * (q[:, 1:-1] - q.mean((0, 1))) / size
         _set_curvatures(model.hamiltonian, -bent.mean((0, 1)).clamp_max(-_FLATTEST))
+
+
+@torch.no_grad()
+def finish(model: PixelHNN, frames: Tensor) -> None:
+    """Bring positions to variance one; what a model says of pictures stays as it is.
+
+    Args:
+        model: a model that was fitted.
+        frames: some videos, (n, time, channel, height, width).
+    """
+    q, _ = model.states(_some(frames)).chunk(2, -1)
+    model.rescale(float(q.flatten(0, 1).var(0).mean().sqrt()))
+
+
+def _some(frames: Tensor) -> Tensor:
+    n, times = frames.shape[:2]
+    return frames[:, : max(_FEWEST, min(times, _NUMBERS // (n * frames[0, 0].numel())))]
 
 
 def _set_curvatures(hamiltonian: Hamiltonian, curvature: Tensor) -> None:
