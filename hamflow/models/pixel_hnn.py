@@ -153,9 +153,9 @@ class PixelHNN(VideoModel):
             raise InputError("the Hamiltonian is your own and has its unit, expected a model with a named one")
         last, first = cast("nn.Linear", self.encoder[-1]), cast("nn.Linear", self.decoder[0])
         with torch.no_grad():
-            last.weight /= size
-            last.bias /= size
-            first.weight *= size
+            for part in (last.weight, last.bias):
+                part.div_(size)
+            first.weight.mul_(size)
             for energy in self.hamiltonian.modules():
                 if isinstance(energy, ScaledEnergy):
                     energy.set_units(energy.loc / size, energy.scale / size, energy.factor / size**2)
