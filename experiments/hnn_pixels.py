@@ -60,9 +60,9 @@ pixel is left.)
 - energy_mse: from the first two frames of 20 unseen videos of 200 frames, rolled out, drawn, encoded again, mapped to
   the angle and a quarter of the speed by the linear map that is best on the training videos, and of these the
   published energy 1.9 (1 - cos q) + p^2 against that of the true state at the same time. energy_mse_worst: of the
-  worst video. energy_mse_encoded: of the true frames, encoded, without a rollout: the floor of this way of measuring.
-  Published: one video, whose angle the paper does not say; the linear map trained by 4000 steps of Adam; time
-  stretched by .985.
+  worst video. energy_mse_encoded: of the true frames, encoded, without a rollout: the floor of this way of measuring,
+  high where states are not the true ones in other canonical coordinates, however well frames are forecast. Published:
+  one video, whose angle the paper does not say; the linear map trained by 4000 steps of Adam; time stretched by .985.
 - forecast_skill: of the rolled out frames, 1 without an error, 0 for the mean frame; at_the_end: of the last 20.
 - symplectic_r2, symplectic_error: whether the encoded test frames are the true states in other canonical
   coordinates.
