@@ -43,7 +43,7 @@ from hamflow.energies import (
 )
 from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, SolveError
 from hamflow.flow import PhaseFlow, hamiltonian
-from hamflow.models import HGN, HNN, LNN, NHF, Certificate, load
+from hamflow.models import HGN, HNN, LNN, NHF, Certificate, PixelHNN, load
 from hamflow.rollout import rollout
 from hamflow.steps import (
     BLANES_MOAN4,
@@ -120,6 +120,7 @@ __all__ = [
     "PairPotential",
     "PeriodicEnergy",
     "PhaseFlow",
+    "PixelHNN",
     "QuadraticKinetic",
     "Rattle",
     "RayleighFriction",

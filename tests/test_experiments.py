@@ -23,6 +23,7 @@ import learning_rates  # noqa: E402
 import mixture_peer  # noqa: E402
 import overview  # noqa: E402
 import peers  # noqa: E402
+import pixel_pendulum  # noqa: E402
 import planar  # noqa: E402
 import report  # noqa: E402
 import runner  # noqa: E402
@@ -208,6 +209,35 @@ def test_quick_run_of_learned_lagrangians(tmp_path: Path) -> None:
     assert {key[1] for key in rows if key[0] == "relativistic"} == {"lnn", "mlp"}
     for case in ("chain_1", "relativistic"):
         assert (out / f"{case}.png").stat().st_size > 5000
+
+
+def test_pictures_of_the_pendulum() -> None:
+    """A rod that hangs down, half as bright as white, with its axle dark; the other side is its mirror image."""
+    hanging, left, right = pixel_pendulum.draw(torch.tensor([[0.0, -0.4, 0.4]]))[0, :, 0].double()
+    assert hanging.max() == 128 and hanging[:, 13:15].mean() > 60 and hanging[:, :10].max() == 0
+    assert (left - right.flip(1)).abs().mean() < 1
+    centre = (right.sum(0) * torch.arange(28)).sum() / right.sum() - 13.5
+    # The middle of the rod is half a length off the axle; a picture shows 340 of 1000 pixels, which are 4.4 lengths.
+    assert float(centre) == pytest.approx(0.5 * np.sin(0.4) * 28 / (340 * 4.4 / 1000), abs=0.3)
+
+
+def test_the_pendulum_of_pictures_swings() -> None:
+    states = pixel_pendulum.simulate(50, 400, seed=0)
+    q, v = states.q[..., 0], states.need("v")[..., 0]
+    energy = 0.5 * v**2 + 15 * (1 - q.cos())
+    # The integrator keeps the energy up to an oscillation.
+    assert float((energy[:, -100:].mean(1) / energy[:, :100].mean(1) - 1).abs().max()) < 0.05
+    assert q.abs().max() < 0.62 and q[:, 0].abs().max() < np.pi / 6
+
+
+def test_quick_run_of_pixels(tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    _quick("hnn_pixels.py", out)
+    rows = json.loads((out / "metrics.json").read_text())
+    assert not [row for row in rows if row["metric"] == "failed"]
+    assert {row["model"] for row in rows if row["metric"] == "test_loss"} == {"hnn", "baseline"}
+    assert {row["metric"]: row["bar"] for row in rows if "bar" in row} == {"test_loss": 1.85e-4, "energy_mse": 1.53e-4}
+    assert (out / "pixel_pendulum.png").stat().st_size > 5000
 
 
 def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from hamflow.cli.beginnings import Beginnings
 from hamflow.errors import CheckpointError, InputError, check_device
 from hamflow.io import atomic_path, check_writable
-from hamflow.models import HGN, NHF, load
+from hamflow.models import HGN, NHF, PixelHNN, load
 from hamflow.models.dynamics import Dynamics
 
 _MODEL, _BEGINNINGS = "model.json", "beginnings.json"
@@ -80,7 +80,10 @@ def read_run(run: Path) -> NHF | Dynamics | HGN:
     """The model in a folder."""
     if not run.is_dir():
         raise InputError(f"{run} is {'a file' if run.exists() else 'not there'}, expected a folder that fit wrote")
-    return load(run)
+    model = load(run)
+    if isinstance(model, PixelHNN):
+        raise InputError(f"{run} holds a model of pairs of frames, which hamflow.load reads and no command serves")
+    return model
 
 
 def read_density(run: Path) -> NHF:

@@ -11,21 +11,23 @@ from hamflow.models.hgn import HGN
 from hamflow.models.hnn import HNN
 from hamflow.models.lnn import LNN
 from hamflow.models.nhf import NHF
+from hamflow.models.pixel_hnn import PixelHNN
 from hamflow.models.storage import fill_parts, read_model
 
-__all__ = ["HGN", "HNN", "LNN", "NHF", "Certificate", "load"]
+__all__ = ["HGN", "HNN", "LNN", "NHF", "Certificate", "PixelHNN", "load"]
 
-_MODELS: dict[str, type[HGN] | type[HNN] | type[LNN] | type[NHF]] = {"HGN": HGN, "HNN": HNN, "LNN": LNN, "NHF": NHF}
+_Model = HGN | HNN | LNN | NHF | PixelHNN
+_MODELS: dict[str, type[_Model]] = {model.__name__: model for model in (HGN, HNN, LNN, NHF, PixelHNN)}
 
 
-def load(path: str | Path, *, device: torch.device | str = "cpu", **parts: Any) -> HGN | HNN | LNN | NHF:
+def load(path: str | Path, *, device: torch.device | str = "cpu", **parts: Any) -> _Model:
     """Load a fitted model from the folder that its ``save`` wrote; nothing in it is executed.
 
     Args:
         path: the folder.
         device: where the model is to compute.
-        parts: the objects of your own that the model was made with (``energy``, ``lagrangian``, ``constraint``,
-            ``lift``), made as they were before; they get the saved weights.
+        parts: the objects of your own that the model was made with (``energy``, ``hamiltonian``, ``lagrangian``,
+            ``constraint``, ``lift``), made as they were before; they get the saved weights.
 
     Raises:
         InputError: the device is none of this machine, or an object of your own is missing or of another class.

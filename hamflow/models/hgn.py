@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,33 +14,19 @@ from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.features import AngleFeatures
-from hamflow.errors import InputError, check_choice, check_device, check_dtype, check_positive, check_seed
-from hamflow.io import check_writable
+from hamflow.errors import InputError, check_choice, check_positive, check_seed
 from hamflow.models.calibration import calibrate
 from hamflow.models.dynamics import check_angles, check_widths
+from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
 from hamflow.models.latent import oscillating, transformer
 from hamflow.models.pictures import SIDE, FrameDecoder, FrameEncoder
-from hamflow.models.refusal import unchanged_if_refused
-from hamflow.models.storage import (
-    SavedModel,
-    load_own_state,
-    name_parts,
-    of_this_version,
-    own_state,
-    saved_history,
-    write_model,
-)
 from hamflow.models.video_objective import VideoObjective
-from hamflow.rollout import rollout
-from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting, Step
-from hamflow.training import History, fit, random_generator, seeded
-from hamflow.videos import Videos, check_frames
-
-#: separable: T(p) + V(q), a network each. mechanical: a learned mass and V(q). joint: one network H(q, p).
-HAMILTONIANS = ("separable", "mechanical", "joint")
+from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting
+from hamflow.training import random_generator, seeded
+from hamflow.videos import Videos
 
 
-class HGN(nn.Module):
+class HGN(VideoModel):
     r"""A Hamiltonian Generative Network: videos as pictures of positions that a learned energy moves,
 
     .. math:: z \sim N(0, I), \qquad (q_0, p_0) = f(z), \qquad (q_t, p_t) = \Phi_H^t(q_0, p_0), \qquad
@@ -82,8 +67,6 @@ class HGN(nn.Module):
         (torch.Size([2, 7, 1, 8, 8]), torch.Size([3, 4, 1, 8, 8]))
     """
 
-    hamiltonian: Hamiltonian
-
     def __init__(
         self,
         *,
@@ -101,7 +84,6 @@ class HGN(nn.Module):
         substeps: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         for name, number, known in (("size", size, (8, 16, 32, 64)), ("channels", channels, (1, 3))):
             if number not in known:
                 raise InputError(f"{name} = {number!r}, expected one of {known}")
@@ -109,26 +91,18 @@ class HGN(nn.Module):
             check_positive(name, number, integer=True)
         if code is not None:
             check_positive("code", code, integer=True)
-        if isinstance(hamiltonian, str):
-            check_choice("hamiltonian", hamiltonian, HAMILTONIANS)
-        elif not isinstance(hamiltonian, Hamiltonian):
-            raise InputError(
-                f"hamiltonian is a {type(hamiltonian).__name__}, expected a Hamiltonian or one of {HAMILTONIANS}"
-            )
+        check_hamiltonian(hamiltonian, HAMILTONIANS)
         check_widths(widths)
         check_angles(periodic, dim)
         if maps and periodic:
             raise InputError(f"periodic = {list(periodic)} with maps = True, expected none: maps hold no angles")
         check_choice("scheme", scheme, tuple(SCHEMES))
         check_seed("seed", seed)
-        self.config: dict[str, Any] = {
+        super().__init__({
             "size": size, "channels": channels, "frames": frames, "dim": dim, "code": code,
             "hamiltonian": hamiltonian, "periodic": [int(i) for i in periodic], "widths": list(widths), "width": width,
             "maps": maps, "scheme": scheme, "substeps": substeps, "seed": seed,
-        }  # fmt: skip
-        self.history = History()
-        #: The time between two frames of the videos that were learned from.
-        self.dt = 1.0
+        })  # fmt: skip
         self.assemble()
 
     def assemble(self, rate: float = 1.0) -> None:
@@ -153,7 +127,7 @@ class HGN(nn.Module):
                 else oscillating(kind, dim, angles, config["widths"], width, rate, maps=maps)
             )
         self.log_scale = nn.Parameter(torch.tensor(-1.5))
-        self.step: Step = (
+        self.step = (
             Splitting(self.hamiltonian, SCHEMES[config["scheme"]])
             if isinstance(self.hamiltonian, SeparableHamiltonian)
             else ImplicitMidpoint(self.hamiltonian)
@@ -175,20 +149,10 @@ class HGN(nn.Module):
         drawn, p = found.split((found.shape[1] - self.dim, self.dim), dim=1)
         return self.features.inverse(drawn), p
 
-    def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
-        """The states at 0, dt, ..., n_steps dt, q and p of shape (n, d) -> (n_steps + 1, n, 2 d)."""
-        if n_steps == 0:
-            return torch.cat((q, p), -1).unsqueeze(0)
-        return rollout(self.step, q, p, n_steps=n_steps, dt=dt, substeps=self.config["substeps"], check=False)
-
     def decode(self, q: Tensor) -> Tensor:
         """Frames of positions, (*batch, d) -> (*batch, channel, height, width)."""
         found: Tensor = self.decoder(self.features(q))
         return found
-
-    def energy(self, q: Tensor, p: Tensor) -> Tensor:
-        """The learned energy, q and p of shape (*batch, d) -> (*batch,)."""
-        return self.hamiltonian(q, p)
 
     def model(self, frames: Tensor) -> None:
         """The Pyro model of frames (n, time, channel, height, width)."""
@@ -262,33 +226,28 @@ class HGN(nn.Module):
         References:
             Rezende and Viola (2018), Taming VAEs, arXiv 1810.00597, for the constraint.
         """
-        films = self._checked(videos)
-        check_dtype(dtype)
-        target = check_device(device)
-        if checkpoint is not None:
-            check_writable(checkpoint)
-        with unchanged_if_refused(self):
-            # About one turn a video.
-            rate = 2 * math.pi / (films.n_frames * films.dt)
-            self.assemble(rate)
-            self.to(device=target, dtype=dtype)
+
+        def prepare(films: Videos) -> None:
+            self.assemble(_rate(films))
             self.dt = films.dt
-            calibrate(self, films[: min(256, len(films))].to(self.log_scale), rate)
-            goal = VideoObjective(
+
+        def goal(films: Videos) -> VideoObjective:
+            calibrate(self, films[: min(256, len(films))].to(self.log_scale), _rate(films))
+            return VideoObjective(
                 self, films, objective=objective, beta=beta, tolerance=tolerance, context=context,
                 frames_per_step=frames_per_step, growing=round(growth * epochs * len(films)),
-            ).to(device=target, dtype=dtype)  # fmt: skip
-            rows = torch.arange(len(films), device=target)
-            self.history = fit(
-                goal, rows, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
-                progress=progress, checkpoint=checkpoint, seed=seed, **settings,
             )  # fmt: skip
-        return self.eval()
+
+        return self._learn(
+            videos, prepare, goal, dtype=dtype, device=device, checkpoint=checkpoint, epochs=epochs,
+            batch_size=batch_size, learning_rate=learning_rate, validation=validation, progress=progress, seed=seed,
+            **settings,
+        )  # fmt: skip
 
     @torch.no_grad()
     def encode(self, frames: Any) -> tuple[Tensor, Tensor]:
         """The state (q, p) at the first frame, (n, d) each, by the mean of r; at most ``frames`` of them are read."""
-        return self.initial_state(self.posterior(self._seen(frames))[0])
+        return self.initial_state(self.posterior(self._seen(frames)[:, : self.config["frames"]])[0])
 
     @torch.no_grad()
     def reconstruct(self, frames: Any, n_frames: int | None = None) -> Tensor:
@@ -334,31 +293,7 @@ class HGN(nn.Module):
         path = self.path(*self.initial_state(z), n_frames - 1, self.dt)
         return self.decode(path[..., : self.dim]).movedim(0, 1)
 
-    def save(self, path: str | Path) -> None:
-        """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
-        dtype = str(self.log_scale.dtype).removeprefix("torch.")
-        facts = {"dtype": dtype, "dt": self.dt, "history": asdict(self.history)}
-        write_model(path, SavedModel("HGN", name_parts(self.config), own_state(self), facts))
 
-    @classmethod
-    def from_saved(cls, saved: SavedModel) -> Self:
-        """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
-        with of_this_version(cls.__name__):
-            model = cls(**saved.config).to(dtype=getattr(torch, saved.facts["dtype"]))
-            load_own_state(model, saved.state)
-            model.history, model.dt = saved_history(saved), float(saved.facts["dt"])
-        return model.eval()
-
-    def _checked(self, videos: Any) -> Videos:
-        films = videos if isinstance(videos, Videos) else Videos(videos)
-        size = self.config["size"]
-        if films.channels != self.config["channels"] or films.size != (size, size):
-            found = f"{films.channels} channels of {films.size[0]} x {films.size[1]} pixels"
-            raise InputError(f"videos has {found}, expected {self.config['channels']} of {size} x {size}")
-        return films
-
-    def _seen(self, frames: Any) -> Tensor:
-        found = check_frames(frames)
-        found = found if found.is_floating_point() else found / 255
-        self._checked(found)
-        return found[:, : self.config["frames"]].to(self.log_scale)
+def _rate(videos: Videos) -> float:
+    # About one turn a video.
+    return 2 * math.pi / (videos.n_frames * videos.dt)

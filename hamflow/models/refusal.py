@@ -17,14 +17,16 @@ def unchanged_if_refused(model: nn.Module) -> Iterator[None]:
 
     A model makes its parts anew before it trains, so the old ones need no copy.
     """
-    attributes, parts = dict(vars(model)), dict(model._modules)
+    attributes = dict(vars(model))
+    held = [(now, dict(now)) for now in (model._modules, model._parameters, model._buffers)]
     like = next((x for x in chain(model.parameters(), model.buffers()) if x.is_floating_point()), None)
     dtype, device = (None, None) if like is None else (like.dtype, like.device)
     try:
         yield
     except (InputError, CheckpointError):
         vars(model).update(attributes)
-        model._modules.update(parts)
+        for now, before in held:
+            now.update(before)  # type: ignore[arg-type]
         # A part of the caller's own may have moved with the new ones.
         model.to(device=device, dtype=dtype)
         raise

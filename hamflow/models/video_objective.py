@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.errors import InputError, check_choice, check_positive
+from hamflow.models.filmed import spread
 from hamflow.videos import Videos
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
 _RATE, _MEMORY = 0.02, 0.99
-#: Videos whose variance stands for that of all.
-_SOME = 500
 
 
 class VideoObjective(nn.Module):
@@ -62,25 +61,22 @@ class VideoObjective(nn.Module):
             check_positive(name, count, integer=True)
         if fewest > most:
             raise InputError(f"context = {context}, expected at most the {most} frames that the encoder can read")
-        some = videos[: min(_SOME, len(videos))]
-        spread = float((some - some.mean((0, 1))).square().mean())
-        if not spread > 0:
-            raise InputError("frames are all alike, expected some that move")
+        size = spread(videos)
         self.config = {
             **{f"hgn {name}": value for name, value in model.config.items()},
             "objective": objective, "beta": beta, "tolerance": tolerance, "context": fewest,
-            "frames_per_step": frames_per_step, "growing": growing, "spread": spread,
+            "frames_per_step": frames_per_step, "growing": growing, "spread": size,
             "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
         self.fewest, self.most = fewest, most
         self.decoded = min(frames_per_step or videos.n_frames, videos.n_frames)
         self.growing = growing
-        self.bound = tolerance * spread
+        self.bound = tolerance * size
         self.register_buffer("multiplier", torch.tensor(1 / self.bound))
         self.register_buffer("excess", torch.tensor(0.0))
         self.register_buffer("share", torch.tensor(0.0 if growing else 1.0))
-        self.register_buffer("recent", torch.tensor(spread))
+        self.register_buffer("recent", torch.tensor(size))
 
     def loss(self, index: Tensor) -> Tensor:
         """The loss a pixel, of the videos with these numbers."""

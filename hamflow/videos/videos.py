@@ -67,8 +67,7 @@ class Videos:
 
     def __getitem__(self, index: Any) -> Tensor:
         """Videos as a tensor with values in [0, 1], (..., time, channel, height, width)."""
-        found = self.frames[index]
-        return found if found.is_floating_point() else found.to(torch.float32) / 255
+        return in_unit_range(self.frames[index])
 
     @property
     def n_frames(self) -> int:
@@ -139,6 +138,11 @@ class Videos:
         """
         frames, dt, states, metadata = read_videos(path)
         return cls(frames[:] if in_memory else frames, dt, states, metadata)
+
+
+def in_unit_range(frames: Tensor) -> Tensor:
+    """Frames with values in [0, 1], floating ones as they are."""
+    return frames if frames.is_floating_point() else frames.to(torch.float32) / 255
 
 
 def check_frames(frames: Any, name: str = "frames") -> Tensor:

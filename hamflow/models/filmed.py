@@ -1,0 +1,146 @@
+"""What all models of videos share: how they are fitted, what frames they take, saving and loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hamflow.energies import Hamiltonian
+from hamflow.errors import InputError, check_choice, check_device, check_dtype
+from hamflow.io import check_writable
+from hamflow.models.refusal import unchanged_if_refused
+from hamflow.models.storage import (
+    SavedModel,
+    load_own_state,
+    name_parts,
+    of_this_version,
+    own_state,
+    saved_history,
+    write_model,
+)
+from hamflow.rollout import rollout
+from hamflow.steps import Step
+from hamflow.training import History, fit
+from hamflow.videos import Videos, check_frames
+from hamflow.videos.videos import in_unit_range
+
+#: separable: T(p) + V(q), a network each. mechanical: a learned mass and V(q). joint: one network H(q, p).
+HAMILTONIANS = ("separable", "mechanical", "joint")
+#: Videos whose variance stands for that of all.
+_SOME = 500
+
+
+class VideoModel(nn.Module):
+    """A model of videos: abstract states (q, p) that a learned energy moves by a symplectic step.
+
+    Attributes:
+        config: the arguments of the constructor, ``size``, ``channels`` and ``hamiltonian`` among them.
+        hamiltonian: the learned energy.
+        step: its step.
+        history: of the last fit.
+        dt: the time between two frames, in the unit in which states move.
+    """
+
+    config: dict[str, Any]
+    hamiltonian: Hamiltonian
+    step: Step
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.history = History()
+        self.dt = 1.0
+
+    @property
+    def like(self) -> Tensor:
+        """A parameter, for its dtype and device."""
+        return next(self.parameters())
+
+    def energy(self, q: Tensor, p: Tensor) -> Tensor:
+        """The learned energy, q and p of shape (*batch, d) -> (*batch,)."""
+        return self.hamiltonian(q, p)
+
+    def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
+        """The states at 0, dt, ..., n_steps dt, q and p of shape (n, d) -> (n_steps + 1, n, 2 d)."""
+        if n_steps == 0:
+            return torch.cat((q, p), -1).unsqueeze(0)
+        return rollout(self.step, q, p, n_steps=n_steps, dt=dt, substeps=self.config["substeps"], check=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
+        dtype = str(self.like.dtype).removeprefix("torch.")
+        facts = {"dtype": dtype, "dt": self.dt, "history": asdict(self.history)}
+        write_model(path, SavedModel(type(self).__name__, name_parts(self.config), own_state(self), facts))
+
+    @classmethod
+    def from_saved(cls, saved: SavedModel) -> Self:
+        """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
+        with of_this_version(cls.__name__):
+            model = cls(**saved.config).to(dtype=getattr(torch, saved.facts["dtype"]))
+            load_own_state(model, saved.state)
+            model.history, model.dt = saved_history(saved), float(saved.facts["dt"])
+        return model.eval()
+
+    def _learn(
+        self,
+        videos: Any,
+        prepare: Callable[[Videos], None],
+        objective: Callable[[Videos], nn.Module],
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        checkpoint: str | Path | None,
+        **settings: Any,
+    ) -> Self:
+        """Minimise an objective over the numbers of the videos, after ``prepare`` has made the parts anew."""
+        films = self._checked(videos)
+        check_dtype(dtype)
+        target = check_device(device)
+        if checkpoint is not None:
+            check_writable(checkpoint)
+        with unchanged_if_refused(self):
+            prepare(films)
+            self.to(device=target, dtype=dtype)
+            goal = objective(films).to(device=target, dtype=dtype)
+            rows = torch.arange(len(films), device=target)
+            self.history = fit(goal, rows, checkpoint=checkpoint, **settings)
+        return self.eval()
+
+    def _checked(self, videos: Any) -> Videos:
+        films = videos if isinstance(videos, Videos) else Videos(videos)
+        size = self.config["size"]
+        if films.channels != self.config["channels"] or films.size != (size, size):
+            found = f"{films.channels} channels of {films.size[0]} x {films.size[1]} pixels"
+            raise InputError(f"videos has {found}, expected {self.config['channels']} of {size} x {size}")
+        return films
+
+    def _seen(self, frames: Any) -> Tensor:
+        found = check_frames(frames)
+        self._checked(found)
+        return in_unit_range(found).to(self.like)
+
+
+def check_hamiltonian(hamiltonian: Any, names: Sequence[str]) -> None:
+    """Raise :class:`InputError` unless it is a :class:`Hamiltonian` or one of these names."""
+    if isinstance(hamiltonian, str):
+        check_choice("hamiltonian", hamiltonian, names)
+    elif not isinstance(hamiltonian, Hamiltonian):
+        raise InputError(f"hamiltonian is a {type(hamiltonian).__name__}, expected a Hamiltonian or one of {names}")
+
+
+def spread(videos: Videos) -> float:
+    """The variance of the pixels of some videos about their mean frame.
+
+    Raises:
+        InputError: nothing moves.
+    """
+    some = videos[: min(_SOME, len(videos))]
+    found = float((some - some.mean((0, 1))).square().mean())
+    if not found > 0:
+        raise InputError("frames are all alike, expected some that move")
+    return found
