@@ -18,7 +18,7 @@ MODELS = ("hgn", "latent_mlp", "latent_ode")
 def settings(model: str, case: str) -> dict[str, Any]:
     """Everything that decides how a contender is built and trained in a case."""
     training = {
-        "epochs": 60, "batch_size": 32, "learning_rate": 1e-3, "context": 5, "frames_per_step": 10, "growth": 0.5,
+        "epochs": 120, "batch_size": 32, "learning_rate": 7e-4, "context": 5, "frames_per_step": 10, "growth": 0.2,
     }  # fmt: skip
     # The plain networks get about as many parameters as the energies have.
     return {"widths": [64, 64] if model == "hgn" else [90, 90], "fit": training}

@@ -96,7 +96,8 @@ def fit(
     periodic: Annotated[
         str | None,
         typer.Option(
-            help="hnn, lnn: the coordinates that are angles, as in 0,1, or none. Without, what the files say."
+            help="hnn, lnn: the coordinates that are angles, as in 0,1, or none. Without, what the files say. hgn: the"
+            " abstract positions that are angles."
         ),
     ] = None,
     learn_from: Annotated[
@@ -157,6 +158,10 @@ def fit(
     frames_per_step: Annotated[
         int | None, typer.Option(help="hgn: frames that are drawn in a step.", show_default="all", min=1)
     ] = None,
+    growth: Annotated[
+        float | None,
+        _option("growth", of=["hgn"], help="hgn: the share of the training in which videos grow to their length."),
+    ] = None,
     objective: Annotated[str | None, _option("objective", of=["hgn"], help="hgn: elbo or geco.")] = None,
     beta: Annotated[float | None, _option("beta", of=["hgn"], help="hgn: the weight of the divergence.")] = None,
     tolerance: Annotated[
@@ -199,7 +204,8 @@ def fit(
         Model.hgn: {
             "key": key, "widths": hidden, "width": width, "scheme": scheme, "substeps": substeps, "dim": dim,
             "code": code, "hamiltonian": hamiltonian, "maps": maps or None, "frames": frames, "context": context,
-            "frames_per_step": frames_per_step, "objective": objective, "beta": beta, "tolerance": tolerance, "dt": dt,
+            "periodic": angles, "frames_per_step": frames_per_step, "growth": growth, "objective": objective,
+            "beta": beta, "tolerance": tolerance, "dt": dt,
         },
     }  # fmt: skip
     for other in Model:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.features import AngleFeatures
-from hamflow.errors import InputError, check_choice, check_positive, check_seed
+from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.calibration import calibrate
 from hamflow.models.dynamics import check_angles, check_widths
 from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
@@ -178,7 +178,7 @@ class HGN(VideoModel):
         tolerance: float = 0.02,
         context: int | None = None,
         frames_per_step: int | None = None,
-        growth: float = 0.3,
+        growth: float = 0.2,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         epochs: int = 100,
@@ -206,7 +206,7 @@ class HGN(VideoModel):
                 ``frames``, and shows it the first so many. By default all that it can read.
             frames_per_step: how many frames of each video are decoded in a step, drawn at random; all by default.
             growth: the share of the training in which the part of a video that is to be explained grows from its first
-                two frames to all; 0 asks for all from the start.
+                two frames to all, up to four times as much where it is hard to explain; 0 asks for all from the start.
             dtype: of the weights.
             device: where to train and stay.
             epochs: passes over the videos.
@@ -226,6 +226,9 @@ class HGN(VideoModel):
         References:
             Rezende and Viola (2018), Taming VAEs, arXiv 1810.00597, for the constraint.
         """
+        check_positive("epochs", epochs, integer=True)
+        if not is_number(growth) or not 0 <= growth <= 1:
+            raise InputError(f"growth = {growth!r}, expected a share from 0 to 1")
 
         def prepare(films: Videos) -> None:
             self.assemble(_rate(films))
