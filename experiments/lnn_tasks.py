@@ -159,6 +159,9 @@ def real_double_pendulum(seed: int, quick: bool) -> Task:
         ]
         if isinstance(fitted.model, hf.LNN):
             rows += _lengths(fitted.model, train.q[0])
+            # How small the motions are that are forecast, beside those that train.
+            swings = ("angle_rms_of_training", train.q[0]), ("angle_rms_of_forecasts", truth)
+            rows += [{"metric": key, "value": float(x.square().mean().sqrt()), "unit": "rad"} for key, x in swings]
         error = (path - truth).square().mean((1, 2)).sqrt()
         return rows, {"times": times, "path": path[:, 0], "true_path": truth[:, 0], "error": error}
 
