@@ -45,7 +45,7 @@ def settings(model: str, case: str) -> dict[str, Any]:
         training |= {"epochs": 600, "polish": 4000}
     if case == "real_double_pendulum":
         build = {"widths": [32, 32] if model == "lnn" else [46, 46], "dtype": "float64"}
-        training |= {"epochs": 50, "polish": 100}
+        training |= {"epochs": 200, "polish": 100}
     if case in CHAINS:
         build = {"widths": [64, 64], "dtype": "float64"}
         build |= {"ridges": 8} if model == "lnn" else {"ridges": 0} if model == "lnn_uniform" else {}
