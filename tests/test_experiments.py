@@ -240,6 +240,22 @@ def test_quick_run_of_pixels(tmp_path: Path) -> None:
     assert (out / "pixel_pendulum.png").stat().st_size > 5000
 
 
+def test_quick_run_of_dynamics_from_videos(tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    _quick("hgn.py", out)
+    rows = {(row["model"], row["metric"]): row for row in json.loads((out / "metrics.json").read_text())}
+    assert not [key for key in rows if key[1] == "failed"]
+    assert {key[0] for key in rows} == {"hgn", "latent_mlp", "latent_ode"}
+    assert rows["hgn", "reconstruction_skill"]["bar"] == 0.9 and "bar" not in rows["latent_mlp", "reconstruction_skill"]
+    # However little was learned, the way back of a symplectic step is exact, and floors are those of the same videos.
+    assert rows["hgn", "backward_error"]["value"] < 1e-5
+    assert rows["hgn", "noise_floor"]["value"] == rows["latent_ode", "noise_floor"]["value"]
+    sizes = [rows[model, "mse"]["params"] for model in ("hgn", "latent_mlp", "latent_ode")]
+    assert max(sizes) < 1.02 * min(sizes)
+    for name in ("mass_spring.png", "mass_spring_samples.png", "mass_spring.gif"):
+        assert 2000 < (out / name).stat().st_size < 1e6
+
+
 def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:
     _quick("lnn_speed.py", tmp_path / "quick")
     rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
