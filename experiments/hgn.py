@@ -42,7 +42,7 @@ to learn from, 100 others of {JUDGED} frames to be judged on.
 hgn: T(p) + V(q), a network each, by leapfrog. latent_mlp: a plain network f, z' = z + dt f(z), in place of the energy.
 latent_ode: a neural ODE of a state of the same size, all of which is drawn. All have the same encoder, decoder, start
 from data, and training, and the dynamics about equal parameters. The pendulum's position is told to be an angle: about
-one of five goes over the top. Published beside ours (RGB, 50,000 videos, hours on a GPU): ...
+a third of its motions go over the top.
 """
 BARS = {
     "reconstruction_skill": {"mass_spring": 0.9, "pendulum": 0.9, "two_body": 0.8},

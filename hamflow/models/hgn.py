@@ -235,7 +235,9 @@ class HGN(VideoModel):
             self.dt = films.dt
 
         def goal(films: Videos) -> VideoObjective:
-            calibrate(self, films[: min(256, len(films))].to(self.log_scale), _rate(films))
+            # Principal components are found by random projections.
+            with seeded(self.config["seed"], self.log_scale.device):
+                calibrate(self, films[: min(256, len(films))].to(self.log_scale), _rate(films))
             return VideoObjective(
                 self, films, objective=objective, beta=beta, tolerance=tolerance, context=context,
                 frames_per_step=frames_per_step, growing=round(growth * epochs * len(films)),
