@@ -165,8 +165,8 @@ def real_double_pendulum(seed: int, quick: bool) -> Task:
 def _measured_arm(segment: str, quick: bool) -> hf.systems.Trajectories:
     """Positions every 5 ms, and smooth velocities and accelerations of these positions.
 
-    The velocities of the file lag some milliseconds behind its positions: what starts from them is off by as much as
-    the forecasts are wrong.
+    The velocities of the file lag a millisecond or more behind its positions, which spoils forecasts from them. A
+    spline sees positions on both sides, so also some that come after the start of a forecast.
     """
     data = hf.systems.load_experimental_pendulum(segment=segment, arms=2, every=5).replace(v=None)
     data = data.between(0, 400) if quick else data
