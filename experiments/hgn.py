@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import hgn_contenders
+import hgn_limits
 import hgn_pictures
 import report
 import runner
@@ -58,6 +59,9 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
     quick = run.configuration["quick"]
     task = load_task(run.case, run.seed, quick)
     chosen = run.configuration["settings"]
+    if run.model == "true_law":
+        known = errors(hgn_limits.predictions(task), task)
+        return [{"metric": metric, "value": value, "unit": "1"} for metric, value in known.items()]
     model = hgn_contenders.build(run.model, task.case, chosen, run.seed)
     start = time.process_time()
     model.fit(task.train, seed=run.seed, progress=False, **chosen["fit"] | ({"epochs": 2} if quick else {}))
@@ -76,42 +80,50 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
 
 def judge(model: hf.HGN, task: Task) -> tuple[dict[str, float], dict[str, Tensor]]:
     """What its pictures are worth, and some of them."""
-    frames, floor, mean_frame = task.frames, task.floor, task.mean_frame
-    seen, after = frames[:, :TRAINED], frames[:, TRAINED:]
-    again, inferred = model.reconstruct(seen), model.reconstruct(seen[:, :5], TRAINED)
-    ahead = model.forecast(seen, JUDGED - TRAINED)
+    frames = task.frames
+    seen = frames[:, :TRAINED]
+    answers = {
+        "again": model.reconstruct(seen),
+        "inferred": model.reconstruct(seen[:, :5], TRAINED),
+        "ahead": model.forecast(seen, JUDGED - TRAINED),
+    }
     # From the last frames back to the first, in that order.
     past = model.forecast(frames[:, -TRAINED:], JUDGED - TRAINED, backward=True)
-    before = frames[:, :-TRAINED].flip(1)
-    mean = seen.mean((0, 1)).expand_as(after)
     samples = model.sample(64, TRAINED, seed=0)
     distance, _ = hf.videos.nearest_motion(samples, task.motions(TRAINED))
-
-    def error(truth: Tensor, predicted: Tensor) -> float:
-        return float(hf.videos.pixel_mse(truth, predicted).mean())
-
-    def skill(mse: float) -> float:
-        return hf.videos.skill(mse, floor, mean_frame)
+    mean = seen.mean((0, 1)).expand_as(past)
 
     def vpt(truth: Tensor, predicted: Tensor) -> float:
         return float(hf.videos.valid_prediction_time(truth, predicted).double().median())
 
-    figures = {
-        "mse": error(seen, again),
-        "noise_floor": floor,
-        "mean_frame": mean_frame,
-        "reconstruction_skill": skill(error(seen, again)),
-        "inference_skill": skill(error(seen, inferred)),
-        "forecast_mse": error(after, ahead),
-        "forecast_skill": skill(error(after, ahead)),
-        "vpt_forward": vpt(after, ahead),
-        "vpt_backward": vpt(before, past),
-        "vpt_mean_frame": vpt(after, mean),
+    figures = errors(answers, task) | {
+        "vpt_forward": vpt(task.quiet[:, TRAINED:], answers["ahead"]),
+        "vpt_backward": vpt(task.quiet[:, :-TRAINED].flip(1), past),
+        "vpt_mean_frame": vpt(task.quiet[:, TRAINED:], mean),
         # Without the noise of single frames there is no floor to what a sample's distance can be.
-        "accepted_samples": float((distance <= 0.2 * (mean_frame - floor)).double().mean()),
+        "accepted_samples": float((distance <= 0.2 * (task.mean_frame - task.floor)).double().mean()),
     }
-    both = torch.cat((again, ahead), 1)
+    both = torch.cat((answers["again"], answers["ahead"]), 1)
     return figures, {"truth": frames[0], "prediction": both[0], "samples": samples[:6]}
+
+
+def errors(answers: dict[str, Tensor], task: Task) -> dict[str, float]:
+    """Errors and skills of the videos again, inferred from five frames, and ahead."""
+    seen, after = task.frames[:, :TRAINED], task.frames[:, TRAINED:]
+    mse = {
+        name: float(hf.videos.pixel_mse(truth, answers[name]).mean())
+        for name, truth in (("again", seen), ("inferred", seen), ("ahead", after))
+    }
+    skill = {name: hf.videos.skill(error, task.floor, task.mean_frame) for name, error in mse.items()}
+    return {
+        "mse": mse["again"],
+        "noise_floor": task.floor,
+        "mean_frame": task.mean_frame,
+        "reconstruction_skill": skill["again"],
+        "inference_skill": skill["inferred"],
+        "forecast_mse": mse["ahead"],
+        "forecast_skill": skill["ahead"],
+    }
 
 
 @torch.no_grad()

@@ -12,23 +12,24 @@ from torch import Tensor, nn
 import hamflow as hf
 from hamflow.training import seeded
 
-MODELS = ("hgn", "latent_mlp", "latent_ode")
+MODELS = ("hgn", "latent_mlp", "latent_ode", "true_law")
 
 
 def settings(model: str, case: str) -> dict[str, Any]:
     """Everything that decides how a contender is built and trained in a case."""
+    if model == "true_law":
+        return {}
     training = {
-        "epochs": 120, "batch_size": 32, "learning_rate": 7e-4, "context": 5, "frames_per_step": 10, "growth": 0.2,
+        "epochs": 190, "batch_size": 32, "learning_rate": 4e-4, "context": 5, "frames_per_step": 10,
     }  # fmt: skip
-    # The plain networks get about as many parameters as the energies have.
-    return {"widths": [64, 64] if model == "hgn" else [90, 90], "fit": training}
+    return {"widths": [64, 64], "fit": training}
 
 
 def build(model: str, case: Case, chosen: dict[str, Any], seed: int) -> hf.HGN:
     """A contender before training."""
     common: dict[str, Any] = {"periodic": case.periodic, "seed": seed}
     if model == "hgn":
-        return hf.HGN(dim=case.dim, widths=chosen["widths"], **common)
+        return hf.HGN(dim=case.dim, hamiltonian="mechanical", widths=chosen["widths"], **common)
     if model == "latent_mlp":
         return LatentMLP(chosen["widths"], dim=case.dim, **common)
     return LatentODE(chosen["widths"], dim=2 * case.dim, **common)

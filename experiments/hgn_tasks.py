@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import hamflow as hf
+from hamflow.systems.sampling import apart
 
 #: Frames of a training video, and of a test video: five times as many.
 TRAINED, JUDGED = 30, 150
 #: From a start of its own for every seed; training draws with the seed itself.
 _TEST = 1000
+#: The rim of a disc: the published pictures are blurred twice.
+SOFTNESS = 2.5
 
 
 @dataclass(frozen=True)
@@ -52,33 +56,59 @@ class Task:
         """The squared error of who knows the exact states."""
         assert self.test.states is not None
         q = self.test.states.q[:, :TRAINED:3]
-        return hf.videos.noise_floor(hf.videos.scene_of(self.case.system), q, self.case.noise, channels=1, draws=32)
+        return hf.videos.noise_floor(
+            hf.videos.scene_of(self.case.system), q, self.case.noise, channels=1, draws=32, softness=SOFTNESS
+        )
 
     @cached_property
     def mean_frame(self) -> float:
         """The squared error of the mean frame."""
         return hf.videos.mean_frame_mse(self.train[:], self.frames[:, :TRAINED])
 
-    def motions(self, n_frames: int) -> Tensor:
-        """True videos, each the mean over eight draws of the noise: a net over the manifold of all motions."""
-        count, start = (50, 1) if self.quick else (3000, 8)
-        initial = self.case.system.initial_states(count, torch.Generator().manual_seed(2 * _TEST))
-        total = torch.zeros(())
-        for draw in range(start):
-            total = total + self.film(count, n_frames, draw, initial)[:] / start
-        return total
+    @cached_property
+    def shaken(self) -> Tensor:
+        """The noisy positions that the test videos show, (n, 150, d)."""
+        assert self.test.states is not None
+        q = self.test.states.q
+        return q + self.case.noise * torch.randn(q.shape, generator=apart(self.test.metadata["seed"]), dtype=q.dtype)
 
-    def film(self, n: int, n_frames: int, seed: int, initial: tuple[Tensor, Tensor] | None = None) -> hf.Videos:
-        """Videos of the case."""
-        return _film(self.case, n, n_frames, seed, initial)
+    @cached_property
+    def quiet(self) -> Tensor:
+        """The test videos without noise: the mean over eight draws of it, as a decoder learns them."""
+        assert self.test.states is not None
+        return self._mean(self.test.states.q)
+
+    def motions(self, n_frames: int) -> Tensor:
+        """True videos without noise: a net over the manifold of all motions."""
+        count = 50 if self.quick else 3000
+        initial = self.case.system.initial_states(count, torch.Generator().manual_seed(2 * _TEST))
+        return self._mean(self.simulate(initial, n_frames))
+
+    def simulate(self, initial: tuple[Tensor, Tensor], n_frames: int) -> Tensor:
+        """True positions from these states on, (n, time, d)."""
+        return self.case.system.simulate(n_steps=n_frames - 1, dt=self.train.dt, initial=initial).q
+
+    def draw(self, q: Tensor) -> Tensor:
+        """Pictures of positions, (*batch, d) -> (*batch, 1, 32, 32)."""
+        scene = hf.videos.scene_of(self.case.system)
+        look: dict[str, Any] = {"radius": scene.radius, "extent": scene.extent, "softness": SOFTNESS}
+        return hf.videos.render_discs(scene.places(q.float()), channels=1, **look)
+
+    def _mean(self, q: Tensor) -> Tensor:
+        generator, draws = torch.Generator().manual_seed(0), 1 if self.quick else 8
+        total = torch.zeros(())
+        for _ in range(draws):
+            noise = self.case.noise * torch.randn(q.shape, generator=generator, dtype=q.dtype)
+            total = total + self.draw(q + noise) / draws
+        return total
 
 
 def load_task(name: str, seed: int, quick: bool) -> Task:
     """The videos of a case."""
     case = CASES[name]
     train, test = (40, 6) if quick else (2000, 100)
-    return Task(case, _film(case, train, TRAINED, seed), _film(case, test, JUDGED, _TEST + seed), quick)
-
-
-def _film(case: Case, n: int, n_frames: int, seed: int, initial: tuple[Tensor, Tensor] | None = None) -> hf.Videos:
-    return hf.videos.film(case.system, n=n, n_frames=n_frames, noise=case.noise, seed=seed, initial=initial)
+    films = (
+        hf.videos.film(case.system, n=n, n_frames=n_frames, noise=case.noise, seed=start, softness=SOFTNESS)
+        for n, n_frames, start in ((train, TRAINED, seed), (test, JUDGED, _TEST + seed))
+    )
+    return Task(case, *films, quick)

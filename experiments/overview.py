@@ -22,6 +22,8 @@ MEANINGS = {
     "speedup_some_frames": "time of a step on videos frame by frame over that with a third of the frames at once",
     "times_better_than_mlp": "error of the perceptron's forecasts over that of the Lagrangian network's",
     "weighted_l1": "error of accelerations weighted by the speed",
+    "autoencode_mse": "squared error a pixel of 30 frames from themselves, in units of 1e-4",
+    "inference_mse": "the same from the first five of them",
     "backward_error": "of a latent state after 150 frames forward and as many back",
     "better_than_kepler": "share of runs that predict a planet better than an ellipse about the sun does",
     "bound_gap_1000": "how far the bound with 1000 particles lies below the quadrature, nats",

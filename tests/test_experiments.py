@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+import hamflow
+
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -254,6 +256,24 @@ def test_quick_run_of_dynamics_from_videos(tmp_path: Path) -> None:
     assert max(sizes) < 1.02 * min(sizes)
     for name in ("mass_spring.png", "mass_spring_samples.png", "mass_spring.gif"):
         assert 2000 < (out / name).stat().st_size < 1e6
+
+
+def test_quick_run_of_dynamics_from_videos_in_the_published_size(tmp_path: Path) -> None:
+    out = tmp_path / "quick"
+    _quick("hgn_published.py", out)
+    rows = {row["metric"]: row for row in json.loads((out / "metrics.json").read_text())}
+    assert {name for name, row in rows.items() if "bar" in row} == {"autoencode_mse", "inference_mse"}
+    assert rows["autoencode_mse"]["bar"] == 7.1 and rows["inference_mse"]["reference"] == 12.21
+    assert 0 < rows["noise_floor"]["value"] < rows["mean_frame"]["value"] < 1.5 * rows["autoencode_mse"]["value"]
+    # The videos stay, and so does the model: nothing is drawn or learned twice.
+    again = hamflow.load(out / "videos" / "mass_spring-0")
+    assert isinstance(again, hamflow.HGN) and again.config["maps"] and again.config["channels"] == 3
+
+
+def test_quick_run_of_the_speed_of_training_on_videos(tmp_path: Path) -> None:
+    _quick("hgn_speed.py", tmp_path / "quick")
+    rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
+    assert {row["metric"] for row in rows} >= {"speedup_at_once", "speedup_some_frames"}
 
 
 def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:

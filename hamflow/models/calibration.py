@@ -33,7 +33,7 @@ def calibrate(model: HGN, frames: Tensor, rate: float) -> None:
     model.encoder.scale.copy_((frames - frames.mean((0, 1))).std())
     seen = frames[:, : model.config["frames"]]
     first, last, picture = (
-        cast("nn.Linear", network[-1]) for network in (model.encoder.network, model.transformer, model.decoder.network)
+        cast("nn.Linear", layer) for layer in (model.encoder.last, model.transformer[-1], model.decoder.network[-1])
     )
     level = frames.mean((0, 1)).clamp(0.01, 0.99).logit()
     picture.bias.copy_(level.flatten() if picture.bias.numel() == level.numel() else level.mean((1, 2)))

@@ -19,7 +19,7 @@ from hamflow.models.calibration import calibrate
 from hamflow.models.dynamics import check_angles, check_widths
 from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
 from hamflow.models.latent import oscillating, transformer
-from hamflow.models.pictures import SIDE, FrameDecoder, FrameEncoder
+from hamflow.models.pictures import SIDE, FrameDecoder, MapEncoder, VectorEncoder
 from hamflow.models.video_objective import VideoObjective
 from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting
 from hamflow.training import random_generator, seeded
@@ -116,9 +116,8 @@ class HGN(VideoModel):
         drawn = dim + len(angles)
         kind = config["hamiltonian"]
         with seeded(config["seed"]):
-            self.encoder = FrameEncoder(
-                config["frames"], config["channels"], config["size"], 2 * codes, width, maps=maps
-            )
+            encoder = MapEncoder if maps else VectorEncoder
+            self.encoder = encoder(config["frames"], config["channels"], config["size"], 2 * codes, width)
             self.decoder = FrameDecoder(drawn, config["channels"], config["size"], width, maps=maps)
             self.transformer = transformer(codes, drawn + dim, config["widths"], width, maps=maps)
             self.hamiltonian = (
@@ -137,7 +136,7 @@ class HGN(VideoModel):
         """Mean and standard deviation of r(z | frames), each (n, code), of frames (n, k, channel, height, width)."""
         mean, log_scale = self.encoder(frames).chunk(2, dim=1)
         # It starts sure of itself: of a code that is mostly noise a decoder would learn the mean frame alone.
-        return mean.flatten(1), (log_scale.flatten(1) - 3).clamp(-8, 4).exp()
+        return mean.flatten(1), (log_scale.flatten(1) - 4).clamp(-8, 4).exp()
 
     def rows(self, z: Tensor) -> Tensor:
         """Codes (n, code) as the transformer takes them, as maps where they are maps."""
@@ -178,12 +177,12 @@ class HGN(VideoModel):
         tolerance: float = 0.02,
         context: int | None = None,
         frames_per_step: int | None = None,
-        growth: float = 0.2,
+        growth: float = 0.5,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         epochs: int = 100,
         batch_size: int = 32,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 5e-4,
         validation: float | None = 0.1,
         progress: bool = True,
         checkpoint: str | Path | None = None,
@@ -194,7 +193,10 @@ class HGN(VideoModel):
 
         .. math:: \frac{1}{N} \Bigl( -\mathbb{E}_r \log p(x \mid z) + \beta\, \mathrm{KL}(r \,\|\, p) \Bigr)
 
-        where N is the number of pixels of a video. Every call starts afresh from the model's seed.
+        where N is the number of pixels of a video and :math:`\sigma^2` the squared error, where the bound is largest.
+        Where fewer frames are to be read, a random number of them also learns what all of them say, by the divergence
+        of :math:`r(z \mid x_1, \dots, x_n)` from :math:`r(z \mid x_1, \dots, x_k)`. Every call starts afresh from the
+        model's seed.
 
         Args:
             videos: :class:`hamflow.Videos`, in memory or on disk, or an array (n, time, channel, height, width).
@@ -202,11 +204,10 @@ class HGN(VideoModel):
                 that the squared error a pixel stays below ``tolerance`` times the variance of the videos.
             beta: :math:`\beta`, 1 for the bound on the evidence.
             tolerance: of ``"geco"``.
-            context: the fewest frames from which the encoder learns to infer; each step draws a number from here to
-                ``frames``, and shows it the first so many. By default all that it can read.
+            context: the fewest frames from which the encoder learns to infer; by default all that it can read.
             frames_per_step: how many frames of each video are decoded in a step, drawn at random; all by default.
-            growth: the share of the training in which the part of a video that is to be explained grows from its first
-                two frames to all, up to four times as much where it is hard to explain; 0 asks for all from the start.
+            growth: the share of the training in which the clips that are to be explained grow from two frames to whole
+                videos, at most: where little error is left they grow faster. 0 asks for whole videos from the start.
             dtype: of the weights.
             device: where to train and stay.
             epochs: passes over the videos.

@@ -13,47 +13,93 @@ SIDE = 4
 
 
 class FrameEncoder(nn.Module):
-    """Features of frames that are stacked as channels, (batch, time, channel, n, n) -> (batch, outputs).
+    """Features of a sequence of frames, (batch, time, channel, n, n) -> (batch, outputs, ...).
+
+    Where fewer frames come than it can read, the weights of the rest wait, and a bias of its own for each number of
+    frames says how many there are.
 
     Args:
-        frames: the largest number of frames that are stacked; where fewer come, the weights of the rest wait, and a
-            bias of its own for each number of frames says how many there are.
+        frames: the largest number of frames.
         channels: 1 for grey, 3 for RGB.
         size: n, a power of two times 4.
-        outputs: the number of features, or of channels of a map of 4 x 4.
-        width: the channels of the convolutions.
-        maps: whether the features are a map, (batch, outputs, 4, 4).
+        counted: the width of the layer that first sees all frames, where the bias is added.
+
+    Attributes:
+        loc: the mean frame, which is taken off.
+        scale: of what is left.
+        last: the last layer, a linear one or a convolution.
     """
 
     loc: Tensor
     scale: Tensor
+    last: nn.Module
 
-    def __init__(self, frames: int, channels: int, size: int, outputs: int, width: int, *, maps: bool = False) -> None:
+    def __init__(self, frames: int, channels: int, size: int, counted: int) -> None:
         super().__init__()
         self.register_buffer("loc", torch.zeros(channels, size, size))
         self.register_buffer("scale", torch.ones(()))
-        self.first = nn.Conv2d(frames * channels, width, 5, stride=2, padding=2, bias=False)
-        self.counts = nn.Embedding(frames, width)
+        self.counts = nn.Embedding(frames, counted)
         nn.init.zeros_(self.counts.weight)
-        layers: list[nn.Module] = [nn.SiLU()]
-        for _ in range(halvings(size) - 1):
-            layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
-        if maps:
-            layers += [nn.Conv2d(width, outputs, 3, padding=1)]
-        else:
-            layers += [nn.Flatten(), nn.Linear(width * SIDE**2, 4 * width), nn.SiLU(), nn.Linear(4 * width, outputs)]
-        self.network = nn.Sequential(*layers)
 
     def hidden(self, frames: Tensor) -> Tensor:
         """What the last layer sees, (n, time, channel, side, side) -> (n, ...)."""
-        seen = ((frames - self.loc) / self.scale).flatten(1, 2)
-        first = functional.conv2d(seen, self.first.weight[:, : seen.shape[1]], stride=2, padding=2)
-        found: Tensor = self.network[:-1](first + self.counts.weight[frames.shape[1] - 1].reshape(-1, 1, 1))
-        return found
+        raise NotImplementedError
 
     def forward(self, frames: Tensor) -> Tensor:
         """The features."""
-        found: Tensor = self.network[-1](self.hidden(frames))
+        found: Tensor = self.last(self.hidden(frames))
+        return found
+
+
+class MapEncoder(FrameEncoder):
+    """Maps of 4 x 4 from frames that are stacked as channels, -> (batch, outputs, 4, 4).
+
+    Args:
+        frames, channels, size: see :class:`FrameEncoder`.
+        outputs: the number of maps.
+        width: the channels of the convolutions.
+    """
+
+    def __init__(self, frames: int, channels: int, size: int, outputs: int, width: int) -> None:
+        super().__init__(frames, channels, size, width)
+        self.first = nn.Conv2d(frames * channels, width, 5, stride=2, padding=2, bias=False)
+        layers: list[nn.Module] = [nn.SiLU()]
+        for _ in range(halvings(size) - 1):
+            layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
+        self.network = nn.Sequential(*layers)
+        self.last = nn.Conv2d(width, outputs, 3, padding=1)
+
+    def hidden(self, frames: Tensor) -> Tensor:
+        seen = ((frames - self.loc) / self.scale).flatten(1, 2)
+        first = functional.conv2d(seen, self.first.weight[:, : seen.shape[1]], stride=2, padding=2)
+        found: Tensor = self.network(first + self.counts.weight[frames.shape[1] - 1].reshape(-1, 1, 1))
+        return found
+
+
+class VectorEncoder(FrameEncoder):
+    """Numbers from frames that are looked at one by one, all by the same weights, then together, -> (batch, outputs).
+
+    Args:
+        frames, channels, size: see :class:`FrameEncoder`.
+        outputs: the number of numbers.
+        width: of the features of a frame; an eighth of that of the layers that see all frames.
+    """
+
+    def __init__(self, frames: int, channels: int, size: int, outputs: int, width: int) -> None:
+        wide = 8 * width
+        super().__init__(frames, channels, size, wide)
+        self.look = nn.Sequential(
+            nn.Conv2d(channels, width // 4 + 1, 5, stride=4, padding=2), nn.SiLU(), nn.Flatten(),
+            nn.Linear((width // 4 + 1) * (size // 4) ** 2, width), nn.SiLU(),
+        )  # fmt: skip
+        self.together = nn.Linear(frames * width, wide)
+        self.network = nn.Sequential(nn.SiLU(), nn.Linear(wide, wide), nn.SiLU())
+        self.last = nn.Linear(wide, outputs)
+
+    def hidden(self, frames: Tensor) -> Tensor:
+        each = self.look(((frames - self.loc) / self.scale).flatten(0, 1)).unflatten(0, frames.shape[:2]).flatten(1)
+        together = functional.linear(each, self.together.weight[:, : each.shape[1]], self.together.bias)
+        found: Tensor = self.network(together + self.counts.weight[frames.shape[1] - 1])
         return found
 
 

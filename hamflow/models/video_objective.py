@@ -15,8 +15,10 @@ from hamflow.videos import Videos
 if TYPE_CHECKING:
     from hamflow.models.hgn import HGN
 
-#: The pace at which videos grow whose motion is not understood yet.
-_WAITING = 0.25
+#: How much faster clips grow while their error is below such a share of the variance.
+_FASTER, _UNDERSTOOD = 15.0, 1 / 3
+#: The weight of learning to read few frames, in nats.
+_FEW = 10.0
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
 _RATE, _MEMORY = 0.02, 0.99
 
@@ -28,9 +30,9 @@ class VideoObjective(nn.Module):
         model: the network.
         videos: what it learns from.
         objective, beta, tolerance, context, frames_per_step: see :meth:`hamflow.HGN.fit`.
-        growing: over how many videos, each time one is shown, the part that is to be explained grows from the first
-            two frames to all; four times as many while less than half of its variance is explained. Errors of a motion
-            add up along it, so a start from whole videos finds its end too far off to be of any help.
+        growing: over how many videos, each time one is shown, the clips that are to be explained grow from two frames,
+            anywhere in a video, to all of it, faster where little error is left. Errors of a motion add up along it, so
+            a start from whole videos finds its end too far off to be of any help.
 
     Raises:
         InputError: a setting is out of range.
@@ -83,11 +85,13 @@ class VideoObjective(nn.Module):
     def loss(self, index: Tensor) -> Tensor:
         """The loss a pixel, of the videos with these numbers."""
         frames = self.videos[index.cpu()].to(self.multiplier)
-        error, divergence = self._parts(frames)
+        error, divergence, missed = self._parts(frames)
         pixels = frames[0].numel()
-        share = self.config["beta"] * divergence / pixels
+        share = (self.config["beta"] * divergence + _FEW * missed) / pixels
+        if self.training:
+            self._follow(error.detach(), len(frames))
         if self.config["objective"] == "elbo":
-            log_scale = self.model.log_scale
+            log_scale = self.model.log_scale.detach()
             return 0.5 * error * (-2 * log_scale).exp() + log_scale + 0.5 * math.log(2 * math.pi) + share
         if not self.training:
             return error / self.bound + share
@@ -97,23 +101,39 @@ class VideoObjective(nn.Module):
             self.multiplier.mul_((_RATE * self.excess.clamp(-1, 1)).exp()).clamp_(1e-3 / self.bound, 1e3 / self.bound)
         return self.multiplier.detach() * error + share
 
-    def _parts(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean squared error a pixel, and the mean divergence of r from the prior."""
+    @torch.no_grad()
+    def _follow(self, error: Tensor, videos: int) -> None:
+        # The variance of a pixel at which the bound is largest is its squared error. Descent would follow too slowly.
+        self.recent.lerp_(error, 0.1)
+        self.model.log_scale.copy_(0.5 * self.recent.log())
+        if self.growing:
+            pace = _FASTER if self.recent < _UNDERSTOOD * self.config["spread"] else 1.0
+            self.share.add_(pace * videos / self.growing).clamp_(max=1.0)
+
+    def _parts(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean squared error a pixel, the divergence of r from the prior, and that of r of few frames from r."""
         model, times = self.model, frames.shape[1]
-        seen, shown = self.most, torch.arange(times)
+        shown = torch.arange(times)
         if self.training:
-            seen = int(torch.randint(self.fewest, self.most + 1, ()))
-            shown = torch.randperm(2 + round(float(self.share) * (times - 2)))[: self.decoded].sort().values
+            length = 2 + round(float(self.share) * (times - 2))
+            start = int(torch.randint(0, times - max(length, self.fewest) + 1, ()))
+            frames = frames[:, start:]
+            shown = torch.randperm(length)[: self.decoded].sort().values
+        # All of a clip is read: what few frames do not tell would be learned as a blur of pictures.
+        seen = min(self.most, frames.shape[1])
         mean, scale = model.posterior(frames[:, :seen])
         z = mean + scale * torch.randn_like(mean)
         path = model.path(*model.initial_state(z), int(shown[-1]), model.dt)
         shown = shown.to(frames.device)
         found = model.decode(path[shown][..., : model.dim]).movedim(0, 1)
-        divergence = 0.5 * (mean**2 + scale**2 - 1).sum(-1) - scale.log().sum(-1)
-        error = (found - frames[:, shown]).square().mean()
-        if self.training and self.growing:
-            with torch.no_grad():
-                self.recent.lerp_(error, 0.1)
-                pace = 1.0 if self.recent < self.config["spread"] / 2 else _WAITING
-                self.share.add_(pace * len(frames) / self.growing).clamp_(max=1.0)
-        return error, divergence.mean()
+        divergence = _divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale))
+        missed = mean.new_zeros(())
+        if self.training and self.fewest < seen:
+            few = int(torch.randint(self.fewest, seen, ()))
+            missed = _divergence(mean.detach(), scale.detach(), *model.posterior(frames[:, :few])).mean()
+        return (found - frames[:, shown]).square().mean(), divergence.mean(), missed
+
+
+def _divergence(mean: Tensor, scale: Tensor, other: Tensor, width: Tensor) -> Tensor:
+    # Of N(mean, scale) from N(other, width), summed over the last dimension.
+    return ((width / scale).log() + (scale**2 + (mean - other) ** 2) / (2 * width**2) - 0.5).sum(-1)

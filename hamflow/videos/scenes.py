@@ -25,7 +25,7 @@ class Scene:
         >>> import torch, hamflow as hf
         >>> scene = hf.videos.scene_of(hf.systems.Pendulum(length=2.0))
         >>> scene.places(torch.zeros(1)), scene.extent  # it hangs
-        (tensor([[ 0., -2.]]), 3.0)
+        (tensor([[ 0., -2.]]), 4.0)
     """
 
     places: Callable[[Tensor], Tensor]
@@ -36,11 +36,16 @@ class Scene:
 def scene_of(system: System) -> Scene:
     """The usual scene of a system: a mass on a spring moves up and down, angles are taken from where things hang.
 
+    Sizes are those of published videos, but for the double pendulum, which has none.
+
     Args:
         system: a :class:`hamflow.systems.MassSpring`, ``Pendulum``, ``DoublePendulum`` or bodies in the plane.
 
     Raises:
         InputError: nobody knows how to draw the system.
+
+    References:
+        Balsells Rodas et al. (2021), Re-Hamiltonian Generative Networks, for the sizes.
 
     Example:
         >>> import torch, hamflow as hf
@@ -49,10 +54,10 @@ def scene_of(system: System) -> Scene:
                 [2., 3.]])
     """
     if isinstance(system, MassSpring):
-        return Scene(lambda q: torch.stack((torch.zeros_like(q), q), -1), radius=0.3, extent=1.5)
+        return Scene(lambda q: torch.stack((torch.zeros_like(q), q), -1), radius=0.5, extent=2.0)
     if isinstance(system, Pendulum):
         length = system.constants["length"]
-        return Scene(lambda q: length * torch.stack((q.sin(), -q.cos()), -1), radius=0.3 * length, extent=1.5 * length)
+        return Scene(lambda q: length * torch.stack((q.sin(), -q.cos()), -1), radius=0.5 * length, extent=2 * length)
     if isinstance(system, DoublePendulum):
         lengths = system.constants["lengths"]
 
@@ -62,5 +67,5 @@ def scene_of(system: System) -> Scene:
 
         return Scene(places, radius=0.15 * sum(lengths), extent=1.25 * sum(lengths))
     if isinstance(system, NBody) and system.space == 2:
-        return Scene(lambda q: q.unflatten(-1, (-1, 2)), radius=0.35, extent=2.25)
+        return Scene(lambda q: q.unflatten(-1, (-1, 2)), radius=0.4, extent=3.0)
     raise InputError(f"system is a {type(system).__name__}, expected one that has a scene, or a scene of your own")
