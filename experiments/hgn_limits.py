@@ -7,7 +7,7 @@ from hgn_tasks import JUDGED, TRAINED, Task
 from torch import Tensor
 
 #: Motions from the prior, and how many of them are drawn for a video.
-_MOTIONS, _DRAWN = 20_000, 256
+_MOTIONS, _DRAWN = 20_000, 128
 
 
 def posterior_pictures(task: Task, seen: int, times: slice) -> Tensor:

@@ -74,15 +74,15 @@ class Task:
 
     @cached_property
     def quiet(self) -> Tensor:
-        """The test videos without noise: the mean over eight draws of it, as a decoder learns them."""
+        """The test videos without noise: the mean over 64 draws of it, as a decoder learns them."""
         assert self.test.states is not None
-        return self._mean(self.test.states.q)
+        return self._mean(self.test.states.q, 64)
 
     def motions(self, n_frames: int) -> Tensor:
         """True videos without noise: a net over the manifold of all motions."""
         count = 50 if self.quick else 3000
         initial = self.case.system.initial_states(count, torch.Generator().manual_seed(2 * _TEST))
-        return self._mean(self.simulate(initial, n_frames))
+        return self._mean(self.simulate(initial, n_frames), 8)
 
     def simulate(self, initial: tuple[Tensor, Tensor], n_frames: int) -> Tensor:
         """True positions from these states on, (n, time, d)."""
@@ -94,8 +94,8 @@ class Task:
         look: dict[str, Any] = {"radius": scene.radius, "extent": scene.extent, "softness": SOFTNESS}
         return hf.videos.render_discs(scene.places(q.float()), channels=1, **look)
 
-    def _mean(self, q: Tensor) -> Tensor:
-        generator, draws = torch.Generator().manual_seed(0), 1 if self.quick else 8
+    def _mean(self, q: Tensor, draws: int) -> Tensor:
+        generator, draws = torch.Generator().manual_seed(0), 1 if self.quick else draws
         total = torch.zeros(())
         for _ in range(draws):
             noise = self.case.noise * torch.randn(q.shape, generator=generator, dtype=q.dtype)

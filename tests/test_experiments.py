@@ -247,7 +247,8 @@ def test_quick_run_of_dynamics_from_videos(tmp_path: Path) -> None:
     _quick("hgn.py", out)
     rows = {(row["model"], row["metric"]): row for row in json.loads((out / "metrics.json").read_text())}
     assert not [key for key in rows if key[1] == "failed"]
-    assert {key[0] for key in rows} == {"hgn", "latent_mlp", "latent_ode"}
+    assert {key[0] for key in rows} == {"hgn", "latent_mlp", "latent_ode", "true_law"}
+    assert rows["true_law", "reconstruction_skill"]["value"] > 0.8 > rows["hgn", "reconstruction_skill"]["value"]
     assert rows["hgn", "reconstruction_skill"]["bar"] == 0.9 and "bar" not in rows["latent_mlp", "reconstruction_skill"]
     # However little was learned, the way back of a symplectic step is exact, and floors are those of the same videos.
     assert rows["hgn", "backward_error"]["value"] < 1e-5

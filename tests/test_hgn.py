@@ -11,6 +11,7 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
 
 import hamflow as hf
+from hamflow.models.calibration import whiten
 from hamflow.models.video_objective import VideoObjective
 from hamflow.videos import film, mean_frame_mse, pixel_mse, skill
 
@@ -101,6 +102,33 @@ def test_videos_grow_faster_where_they_are_explained() -> None:
         shares.append(float(goal.share))
     assert shares == pytest.approx([15 * 12 / 480, 12 / 480])
     assert float(objective(model, videos).share) == 1.0
+
+
+@pytest.mark.parametrize("changes", [{}, {"periodic": (0,)}, {"maps": True}])
+def test_codes_end_as_the_prior_has_them(changes: dict[str, Any]) -> None:
+    videos = springs(100, noise=0.1)[:]
+    model = small(**changes).fit(videos, epochs=1, progress=False)
+    with torch.no_grad():
+        # As if training had let the codes drift.
+        codes = model.encoder.last.weight.shape[0] // 2
+        model.encoder.last.weight[:codes] *= 7
+        model.encoder.last.bias[:codes] += 3 * torch.arange(1, codes + 1)
+    state = torch.cat(model.encode(videos), 1)
+    goal = objective(model, hf.Videos(videos)).eval()
+    torch.manual_seed(0)
+    before = float(goal.loss(torch.arange(100)))
+    whiten(model, videos)
+    after = torch.cat(model.encode(videos), 1)
+    torch.testing.assert_close(after, state, rtol=1e-3, atol=1e-3 * float(state.std()))
+    mean, scale = (x.detach() for x in model.posterior(videos))
+    if "maps" in changes:
+        size = (mean**2 + scale**2).unflatten(1, (codes, -1)).mean((0, 2))
+        torch.testing.assert_close(size, torch.ones(codes), rtol=1e-3, atol=0)
+    else:
+        moments = torch.cov(mean.mT, correction=0) + (scale**2).mean(0).diag()
+        assert mean.mean(0).abs().max() < 1e-3
+        torch.testing.assert_close(moments, torch.eye(codes), rtol=0, atol=0.02)
+    assert float(goal.loss(torch.arange(100))) < before
 
 
 def test_samples_have_a_seed() -> None:

@@ -1,4 +1,4 @@
-"""A start from data: principal components of pictures as positions, their changes as momenta."""
+"""From data: a start, principal components of pictures as positions, and in the end codes as the prior has them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,43 @@ def calibrate(model: HGN, frames: Tensor, rate: float) -> None:
     some = slice(None, None, max(1, frames.shape[1] // 8))
     shown = frames[:, some].flatten(0, 1).flatten(1).clamp(0.01, 0.99).logit()
     _solve(picture, model.decoder.network[:-1](model.features(q[:, some].flatten(0, 1))), shown)
+
+
+@torch.no_grad()
+def whiten(model: HGN, frames: Tensor) -> None:
+    r"""Let the codes of data have mean zero and unit covariance, as the prior has them.
+
+    The first layer of the transformer undoes what the last of the encoder does, so states stay as they are. Training
+    leaves this freedom to chance: against all pixels of a video the prior weighs little. The spread of a code keeps the
+    diagonal of its covariance in the new coordinates. Codes that are maps are scaled only, all places of a map alike.
+
+    Args:
+        model: a trained model.
+        frames: some videos, (n, time, channel, height, width).
+    """
+    mean, scale = model.posterior(frames[:, : model.config["frames"]])
+    last, first = model.encoder.last, cast("nn.Linear | nn.Conv2d", model.transformer[0])
+    assert isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None
+    codes = last.weight.shape[0] // 2
+    if model.config["maps"]:
+        size = (mean**2 + scale**2).unflatten(1, (codes, -1)).mean((0, 2)).sqrt()
+        last.weight[:codes] /= size.reshape(-1, 1, 1, 1)
+        last.bias[:codes] /= size
+        last.bias[codes:] -= size.log()
+        first.weight *= size.reshape(1, -1, 1, 1)
+        return
+    assert first.bias is not None
+    centre = mean.mean(0)
+    covariance = (mean - centre).mT @ (mean - centre) / len(mean) + (scale**2).mean(0).diag()
+    # Triangular, so that the first code keeps its meaning.
+    root = torch.linalg.cholesky(covariance)
+    inverse = torch.linalg.solve_triangular(root, torch.eye(codes).to(root), upper=False)
+    last.weight[:codes] = inverse @ last.weight[:codes]
+    last.bias[:codes] = inverse @ (last.bias[:codes] - centre)
+    # In logarithms spreads differ from video to video by what the encoder says; by this factor for all of them.
+    last.bias[codes:] += 0.5 * ((inverse**2 @ (scale**2).mean(0)) / (scale**2).mean(0)).log()
+    first.bias += first.weight @ centre
+    first.weight.copy_(first.weight @ root)
 
 
 def _components(model: HGN, frames: Tensor, turn: float) -> tuple[Tensor, Tensor, Tensor]:

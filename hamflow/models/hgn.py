@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.features import AngleFeatures
 from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
-from hamflow.models.calibration import calibrate
+from hamflow.models.calibration import calibrate, whiten
 from hamflow.models.dynamics import check_angles, check_widths
 from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
 from hamflow.models.latent import oscillating, transformer
@@ -24,6 +24,9 @@ from hamflow.models.video_objective import VideoObjective
 from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting
 from hamflow.training import random_generator, seeded
 from hamflow.videos import Videos
+
+#: Videos whose codes stand for those of all.
+_SOME = 1000
 
 
 class HGN(VideoModel):
@@ -244,11 +247,14 @@ class HGN(VideoModel):
                 frames_per_step=frames_per_step, growing=round(growth * epochs * len(films)),
             )  # fmt: skip
 
-        return self._learn(
+        self._learn(
             videos, prepare, goal, dtype=dtype, device=device, checkpoint=checkpoint, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, validation=validation, progress=progress, seed=seed,
             **settings,
         )  # fmt: skip
+        films = self._checked(videos)
+        whiten(self, films[: min(_SOME, len(films))].to(self.log_scale))
+        return self
 
     @torch.no_grad()
     def encode(self, frames: Any) -> tuple[Tensor, Tensor]:

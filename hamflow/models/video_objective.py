@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: How much faster clips grow while their error is below such a share of the variance.
 _FASTER, _UNDERSTOOD = 15.0, 1 / 3
 #: The weight of learning to read few frames, in nats.
-_FEW = 10.0
+_FEW = 300.0
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
 _RATE, _MEMORY = 0.02, 0.99
 
@@ -129,7 +129,8 @@ class VideoObjective(nn.Module):
         divergence = _divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale))
         missed = mean.new_zeros(())
         if self.training and self.fewest < seen:
-            few = int(torch.randint(self.fewest, seen, ()))
+            # As often from five to ten as from ten to twenty: the fewer there are, the more each one tells.
+            few = int(self.fewest * (seen / self.fewest) ** torch.rand(()).item())
             missed = _divergence(mean.detach(), scale.detach(), *model.posterior(frames[:, :few])).mean()
         return (found - frames[:, shown]).square().mean(), divergence.mean(), missed
 
