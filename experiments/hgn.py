@@ -23,8 +23,8 @@ import hamflow as hf
 NAME = "hgn"
 NOTES = f"""
 Mean and standard error over the seeds; a seed draws videos, weights and batches anew. Videos of 32 x 32 grey pixels,
-dt = .125, with the published systems, sizes of discs and noise of positions (.1; .05 for two bodies): 2000 of {TRAINED}
-frames to learn from, 100 others of {JUDGED} frames to be judged on.
+dt = .125, with the published systems, sizes of discs and noise of positions (.1; .05 for two bodies, of which one is
+drawn white and one grey): 2000 of {TRAINED} frames to learn from, 100 others of {JUDGED} frames to be judged on.
 
 - mse: a pixel, of {TRAINED} frames reconstructed from themselves. noise_floor: of who knows the exact states.
   mean_frame: of who knows nothing. reconstruction_skill: 1 - (mse - floor) / (mean_frame - floor); inference_skill:
@@ -38,7 +38,8 @@ frames to learn from, 100 others of {JUDGED} frames to be judged on.
 - h_drift: standard deviation of the learned energy along {JUDGED} frames over that between videos.
 - backward_error: largest difference of a latent state after {JUDGED} frames forward and as many back, single precision.
 - accepted_samples: of 64 videos made up from the prior, the share with a skill of .8 or more against the nearest of
-  3000 true motions (each the mean over eight draws of the noise).
+  6000 true motions (each the mean over eight draws of the noise), half of which, but for two bodies, start nearer to
+  rest than those of the videos: small swings are true motions too.
 - symplectic_r2, symplectic_error: how well a cubic polynomial maps latent states to true ones (of two bodies relative
   to their centre; of the pendulum less than 2.5 from where it hangs, beyond which angles jump), and how far it is from
   canonical.

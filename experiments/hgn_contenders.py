@@ -14,7 +14,7 @@ from hamflow.training import seeded
 
 MODELS = ("hgn", "latent_mlp", "latent_ode", "true_law")
 #: Of 2000 videos: 3 to 10 minutes of one core.
-EPOCHS = {"mass_spring": 60, "pendulum": 190, "two_body": 120}
+EPOCHS = {"mass_spring": 100, "pendulum": 190, "two_body": 120}
 
 
 def settings(model: str, case: str) -> dict[str, Any]:
@@ -22,14 +22,14 @@ def settings(model: str, case: str) -> dict[str, Any]:
     if model == "true_law":
         return {}
     training = {
-        "epochs": EPOCHS[case], "batch_size": 32, "learning_rate": 4e-4, "context": 5, "frames_per_step": 10,
+        "epochs": EPOCHS[case], "batch_size": 32, "learning_rate": 4e-4, "frames_per_step": 10,
     }  # fmt: skip
     return {"widths": [64, 64], "fit": training}
 
 
 def build(model: str, case: Case, chosen: dict[str, Any], seed: int) -> hf.HGN:
     """A contender before training."""
-    common: dict[str, Any] = {"periodic": case.periodic, "seed": seed}
+    common: dict[str, Any] = {"periodic": case.periodic, "context": 5, "seed": seed}
     if model == "hgn":
         return hf.HGN(dim=case.dim, hamiltonian="mechanical", widths=chosen["widths"], **common)
     if model == "latent_mlp":

@@ -19,16 +19,16 @@ NAME = "hgn_published"
 PUBLISHED: dict[str, dict[str, Any]] = {
     "full": {
         "train": 50_000, "test": 10_000, "frames": 30,
-        "model": {"channels": 3, "dim": 16, "code": 16, "maps": True, "width": 64},
+        "model": {"channels": 3, "dim": 16, "code": 16, "maps": True, "width": 64, "context": 5},
         "fit": {
-            "epochs": 5, "batch_size": 16, "learning_rate": 1.5e-4, "schedule": "constant", "context": 5,
+            "epochs": 5, "batch_size": 16, "learning_rate": 1.5e-4, "schedule": "constant",
             "validation": 0.02, "growth": 0.2,
         },
     },
     "quick": {
         "train": 24, "test": 4, "frames": 8,
-        "model": {"channels": 3, "dim": 2, "code": 2, "maps": True, "width": 4},
-        "fit": {"epochs": 1, "batch_size": 8, "learning_rate": 1.5e-4, "schedule": "constant", "context": 5},
+        "model": {"channels": 3, "dim": 2, "code": 2, "maps": True, "width": 4, "context": 5},
+        "fit": {"epochs": 1, "batch_size": 8, "learning_rate": 1.5e-4, "schedule": "constant"},
     },
 }  # fmt: skip
 CONTEXT = 5

@@ -83,9 +83,18 @@ def test_fit_says_what_it_did(tmp_path: Path, folder: Path, capsys: pytest.Captu
     assert f"{folder / 'short.h5'}: 6 videos of 5 frames, 8 x 8 pixels in grey, 0.125 apart; " in printed
     assert "validation videos: a loss of " in printed and f"model: {tmp_path / 'run'}" in printed
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model.json", "weights.safetensors"]
-    own = {"frames": 4, "dim": 1, "code": 3, "hamiltonian": "joint", "widths": (4,), "width": 2, "substeps": 2}
+    own = {
+        "frames": 4,
+        "context": 2,
+        "dim": 1,
+        "code": 3,
+        "hamiltonian": "joint",
+        "widths": (4,),
+        "width": 2,
+        "substeps": 2,
+    }
     expected = hf.HGN(size=8, seed=3, **own).fit(
-        hf.Videos.load(folder / "short.h5"), context=2, frames_per_step=2, objective="geco", tolerance=0.1, beta=0.5,
+        hf.Videos.load(folder / "short.h5"), frames_per_step=2, objective="geco", tolerance=0.1, beta=0.5,
         dtype=torch.float64, batch_size=4, learning_rate=0.01, validation=0.4, epochs=2, seed=3, progress=False,
     )  # fmt: skip
     found = model_of(tmp_path / "run")

@@ -30,7 +30,7 @@ _AT_A_TIME = 64
 #: Videos that a model makes up, and that are filmed, where nobody says how many.
 SAMPLES, _FILMED = 8, 100
 #: What goes to the fit of a model, and not to the model.
-_LEARNING = {"context", "frames_per_step", "growth", "objective", "beta", "tolerance"}
+_LEARNING = {"frames_per_step", "growth", "objective", "beta", "tolerance"}
 
 
 class Colour(StrEnum):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from hamflow.models.pictures import FrameEncoder
+
 if TYPE_CHECKING:
     from hamflow.models.hgn import HGN
 
@@ -29,8 +31,9 @@ def calibrate(model: HGN, frames: Tensor, rate: float) -> None:
         frames: some videos, (n, time, channel, height, width).
         rate: that of the oscillators :math:`\dot q = \omega p` near which the dynamics starts, [1 / time].
     """
-    model.encoder.loc.copy_(frames.mean((0, 1)))
-    model.encoder.scale.copy_((frames - frames.mean((0, 1))).std())
+    for encoder in _encoders(model):
+        encoder.loc.copy_(frames.mean((0, 1)))
+        encoder.scale.copy_((frames - frames.mean((0, 1))).std())
     seen = frames[:, : model.config["frames"]]
     first, last, picture = (
         cast("nn.Linear", layer) for layer in (model.encoder.last, model.transformer[-1], model.decoder.network[-1])
@@ -40,12 +43,12 @@ def calibrate(model: HGN, frames: Tensor, rate: float) -> None:
     if model.config["maps"]:
         # Spreads of the code keep their small size.
         _standardise(first, model.encoder(seen), slice(0, first.weight.shape[0] // 2))
-        _standardise(last, model.transformer(model.rows(model.posterior(seen)[0])), slice(None))
+        _standardise(last, model.transformer(model.rows(model.moments(model.encoder, seen)[0])), slice(None))
         return
     drawn, q, p = _components(model, frames, rate * model.dt)
     codes = _filled(torch.cat((drawn[:, 0], p), 1), model.code)
     _solve(first, model.encoder.hidden(seen), codes)
-    z = model.posterior(seen)[0]
+    z = model.moments(model.encoder, seen)[0]
     _solve(last, model.transformer[:-1](z), torch.cat((drawn[:, 0], p), 1))
     some = slice(None, None, max(1, frames.shape[1] // 8))
     shown = frames[:, some].flatten(0, 1).flatten(1).clamp(0.01, 0.99).logit()
@@ -64,29 +67,36 @@ def whiten(model: HGN, frames: Tensor) -> None:
         model: a trained model.
         frames: some videos, (n, time, channel, height, width).
     """
-    mean, scale = model.posterior(frames[:, : model.config["frames"]])
-    last, first = model.encoder.last, cast("nn.Linear | nn.Conv2d", model.transformer[0])
-    assert isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None
-    codes = last.weight.shape[0] // 2
+    mean, scale = model.moments(model.encoder, frames[:, : int(model.most)])
+    first = cast("nn.Linear | nn.Conv2d", model.transformer[0])
+    lasts = [cast("nn.Linear | nn.Conv2d", encoder.last) for encoder in _encoders(model)]
+    codes = lasts[0].weight.shape[0] // 2
     if model.config["maps"]:
         size = (mean**2 + scale**2).unflatten(1, (codes, -1)).mean((0, 2)).sqrt()
-        last.weight[:codes] /= size.reshape(-1, 1, 1, 1)
-        last.bias[:codes] /= size
-        last.bias[codes:] -= size.log()
+        for last in lasts:
+            assert last.bias is not None
+            last.weight[:codes] /= size.reshape(-1, 1, 1, 1)
+            last.bias[:codes] /= size
+            last.bias[codes:] -= size.log()
         first.weight *= size.reshape(1, -1, 1, 1)
         return
     assert first.bias is not None
-    centre = mean.mean(0)
-    covariance = (mean - centre).mT @ (mean - centre) / len(mean) + (scale**2).mean(0).diag()
+    centre, spread = mean.mean(0), (scale**2).mean(0)
     # Triangular, so that the first code keeps its meaning.
-    root = torch.linalg.cholesky(covariance)
+    root = torch.linalg.cholesky((mean - centre).mT @ (mean - centre) / len(mean) + spread.diag())
     inverse = torch.linalg.solve_triangular(root, torch.eye(codes).to(root), upper=False)
-    last.weight[:codes] = inverse @ last.weight[:codes]
-    last.bias[:codes] = inverse @ (last.bias[:codes] - centre)
-    # In logarithms spreads differ from video to video by what the encoder says; by this factor for all of them.
-    last.bias[codes:] += 0.5 * ((inverse**2 @ (scale**2).mean(0)) / (scale**2).mean(0)).log()
+    for last in lasts:
+        assert last.bias is not None
+        last.weight[:codes] = inverse @ last.weight[:codes]
+        last.bias[:codes] = inverse @ (last.bias[:codes] - centre)
+        # Spreads differ from video to video by what the encoder says; by this factor for all of them.
+        last.bias[codes:] += 0.5 * ((inverse**2 @ spread) / spread).log()
     first.bias += first.weight @ centre
     first.weight.copy_(first.weight @ root)
+
+
+def _encoders(model: HGN) -> list[FrameEncoder]:
+    return [model.encoder] if model.few is None else [model.encoder, model.few]
 
 
 def _components(model: HGN, frames: Tensor, turn: float) -> tuple[Tensor, Tensor, Tensor]:

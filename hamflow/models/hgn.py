@@ -42,6 +42,8 @@ class HGN(VideoModel):
         size: n, the side of a frame, 8, 16, 32 or 64 [pixels].
         channels: 1 for grey, 3 for RGB.
         frames: the largest number of frames that the encoder reads.
+        context: the fewest frames from which states are to be inferred, by a second encoder that learns what the first
+            one says of all; by default there is none, and a video is read from all its frames.
         dim: d, the number of positions; with ``maps`` the number of maps of 4 x 4 positions.
         code: the number of entries of z; by default 2 d, one more for each angle; with ``maps`` of maps.
         hamiltonian: ``"separable"``, ``"mechanical"`` or ``"joint"``, as for :class:`hamflow.HNN`, or a
@@ -70,12 +72,15 @@ class HGN(VideoModel):
         (torch.Size([2, 7, 1, 8, 8]), torch.Size([3, 4, 1, 8, 8]))
     """
 
+    most: Tensor
+
     def __init__(
         self,
         *,
         size: int = 32,
         channels: int = 1,
         frames: int = 30,
+        context: int | None = None,
         dim: int = 2,
         code: int | None = None,
         hamiltonian: str | Hamiltonian = "separable",
@@ -92,8 +97,11 @@ class HGN(VideoModel):
                 raise InputError(f"{name} = {number!r}, expected one of {known}")
         for name, number in (("frames", frames), ("dim", dim), ("width", width), ("substeps", substeps)):
             check_positive(name, number, integer=True)
-        if code is not None:
-            check_positive("code", code, integer=True)
+        for name, count in (("code", code), ("context", context)):
+            if count is not None:
+                check_positive(name, count, integer=True)
+        if context is not None and context > frames:
+            raise InputError(f"context = {context}, expected at most the {frames} frames that the encoder can read")
         check_hamiltonian(hamiltonian, HAMILTONIANS)
         check_widths(widths)
         check_angles(periodic, dim)
@@ -102,7 +110,7 @@ class HGN(VideoModel):
         check_choice("scheme", scheme, tuple(SCHEMES))
         check_seed("seed", seed)
         super().__init__({
-            "size": size, "channels": channels, "frames": frames, "dim": dim, "code": code,
+            "size": size, "channels": channels, "frames": frames, "context": context, "dim": dim, "code": code,
             "hamiltonian": hamiltonian, "periodic": [int(i) for i in periodic], "widths": list(widths), "width": width,
             "maps": maps, "scheme": scheme, "substeps": substeps, "seed": seed,
         })  # fmt: skip
@@ -121,6 +129,11 @@ class HGN(VideoModel):
         with seeded(config["seed"]):
             encoder = MapEncoder if maps else VectorEncoder
             self.encoder = encoder(config["frames"], config["channels"], config["size"], 2 * codes, width)
+            self.few = (
+                None
+                if config["context"] is None
+                else encoder(config["frames"], config["channels"], config["size"], 2 * codes, width)
+            )
             self.decoder = FrameDecoder(drawn, config["channels"], config["size"], width, maps=maps)
             self.transformer = transformer(codes, drawn + dim, config["widths"], width, maps=maps)
             self.hamiltonian = (
@@ -129,6 +142,7 @@ class HGN(VideoModel):
                 else oscillating(kind, dim, angles, config["widths"], width, rate, maps=maps)
             )
         self.log_scale = nn.Parameter(torch.tensor(-1.5))
+        self.register_buffer("most", torch.tensor(config["frames"]))
         self.step = (
             Splitting(self.hamiltonian, SCHEMES[config["scheme"]])
             if isinstance(self.hamiltonian, SeparableHamiltonian)
@@ -136,8 +150,16 @@ class HGN(VideoModel):
         )
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of r(z | frames), each (n, code), of frames (n, k, channel, height, width)."""
-        mean, log_scale = self.encoder(frames).chunk(2, dim=1)
+        """Mean and standard deviation of r(z | frames), each (n, code), of frames (n, k, channel, height, width).
+
+        Of more frames than were learned from the first ones are read.
+        """
+        most = int(self.most)
+        return self.moments(self.encoder if self.few is None or frames.shape[1] >= most else self.few, frames[:, :most])
+
+    def moments(self, encoder: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by one of the two encoders."""
+        mean, log_scale = encoder(frames).chunk(2, dim=1)
         # It starts sure of itself: of a code that is mostly noise a decoder would learn the mean frame alone.
         return mean.flatten(1), (log_scale.flatten(1) - 4).clamp(-8, 4).exp()
 
@@ -147,7 +169,11 @@ class HGN(VideoModel):
 
     def initial_state(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The state (q, p) at the first frame, z of shape (n, code) -> (n, d) each."""
-        found = self.transformer(self.rows(z)).flatten(1)
+        return self.split(self.transformer(self.rows(z)))
+
+    def split(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """The state (q, p) of the outputs of the transformer."""
+        found = found.flatten(1)
         drawn, p = found.split((found.shape[1] - self.dim, self.dim), dim=1)
         return self.features.inverse(drawn), p
 
@@ -169,7 +195,7 @@ class HGN(VideoModel):
         """The Pyro guide of :meth:`model`: the encoder."""
         pyro.module("hgn", self)
         with pyro.plate("videos", len(frames)):
-            pyro.sample("z", dist.Normal(*self.posterior(frames[:, : self.config["frames"]])).to_event(1))
+            pyro.sample("z", dist.Normal(*self.posterior(frames)).to_event(1))
 
     def fit(
         self,
@@ -178,7 +204,6 @@ class HGN(VideoModel):
         objective: str = "elbo",
         beta: float = 1.0,
         tolerance: float = 0.02,
-        context: int | None = None,
         frames_per_step: int | None = None,
         growth: float = 0.5,
         dtype: torch.dtype = torch.float32,
@@ -197,9 +222,8 @@ class HGN(VideoModel):
         .. math:: \frac{1}{N} \Bigl( -\mathbb{E}_r \log p(x \mid z) + \beta\, \mathrm{KL}(r \,\|\, p) \Bigr)
 
         where N is the number of pixels of a video and :math:`\sigma^2` the squared error, where the bound is largest.
-        Where fewer frames are to be read, a random number of them also learns what all of them say, by the divergence
-        of :math:`r(z \mid x_1, \dots, x_n)` from :math:`r(z \mid x_1, \dots, x_k)`. Every call starts afresh from the
-        model's seed.
+        Where fewer frames are to be read, the second encoder learns the states that the first one infers. Every call
+        starts afresh from the model's seed.
 
         Args:
             videos: :class:`hamflow.Videos`, in memory or on disk, or an array (n, time, channel, height, width).
@@ -207,7 +231,6 @@ class HGN(VideoModel):
                 that the squared error a pixel stays below ``tolerance`` times the variance of the videos.
             beta: :math:`\beta`, 1 for the bound on the evidence.
             tolerance: of ``"geco"``.
-            context: the fewest frames from which the encoder learns to infer; by default all that it can read.
             frames_per_step: how many frames of each video are decoded in a step, drawn at random; all by default.
             growth: the share of the training in which the clips that are to be explained grow from two frames to whole
                 videos, at most: where little error is left they grow faster. 0 asks for whole videos from the start.
@@ -237,13 +260,14 @@ class HGN(VideoModel):
         def prepare(films: Videos) -> None:
             self.assemble(_rate(films))
             self.dt = films.dt
+            self.most.fill_(min(self.config["frames"], films.n_frames))
 
         def goal(films: Videos) -> VideoObjective:
             # Principal components are found by random projections.
             with seeded(self.config["seed"], self.log_scale.device):
                 calibrate(self, films[: min(256, len(films))].to(self.log_scale), _rate(films))
             return VideoObjective(
-                self, films, objective=objective, beta=beta, tolerance=tolerance, context=context,
+                self, films, objective=objective, beta=beta, tolerance=tolerance,
                 frames_per_step=frames_per_step, growing=round(growth * epochs * len(films)),
             )  # fmt: skip
 
@@ -259,7 +283,7 @@ class HGN(VideoModel):
     @torch.no_grad()
     def encode(self, frames: Any) -> tuple[Tensor, Tensor]:
         """The state (q, p) at the first frame, (n, d) each, by the mean of r; at most ``frames`` of them are read."""
-        return self.initial_state(self.posterior(self._seen(frames)[:, : self.config["frames"]])[0])
+        return self.initial_state(self.posterior(self._seen(frames))[0])
 
     @torch.no_grad()
     def reconstruct(self, frames: Any, n_frames: int | None = None) -> Tensor:

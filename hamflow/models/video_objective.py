@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hamflow.errors import InputError, check_choice, check_positive
 from hamflow.models.filmed import spread
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 #: How much faster clips grow while their error is below such a share of the variance.
 _FASTER, _UNDERSTOOD = 15.0, 1 / 3
-#: The weight of learning to read few frames, in nats.
-_FEW = 300.0
+#: The weight of what few frames miss. Their encoder learns nothing else, so it only keeps out of the others' clipping.
+_FEW = 0.01
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
 _RATE, _MEMORY = 0.02, 0.99
 
@@ -29,7 +30,7 @@ class VideoObjective(nn.Module):
     Args:
         model: the network.
         videos: what it learns from.
-        objective, beta, tolerance, context, frames_per_step: see :meth:`hamflow.HGN.fit`.
+        objective, beta, tolerance, frames_per_step: see :meth:`hamflow.HGN.fit`.
         growing: over how many videos, each time one is shown, the clips that are to be explained grow from two frames,
             anywhere in a video, to all of it, faster where little error is left. Errors of a motion add up along it, so
             a start from whole videos finds its end too far off to be of any help.
@@ -51,7 +52,6 @@ class VideoObjective(nn.Module):
         objective: str,
         beta: float,
         tolerance: float,
-        context: int | None,
         frames_per_step: int | None,
         growing: int = 0,
     ) -> None:
@@ -59,22 +59,20 @@ class VideoObjective(nn.Module):
         check_choice("objective", objective, ("elbo", "geco"))
         for name, number in (("beta", beta), ("tolerance", tolerance)):
             check_positive(name, number)
-        most = min(model.config["frames"], videos.n_frames)
-        fewest = most if context is None else context
-        for name, count in (("context", fewest), ("frames_per_step", frames_per_step or videos.n_frames)):
-            check_positive(name, count, integer=True)
-        if fewest > most:
-            raise InputError(f"context = {context}, expected at most the {most} frames that the encoder can read")
+        decoded = videos.n_frames if frames_per_step is None else frames_per_step
+        check_positive("frames_per_step", decoded, integer=True)
+        context = model.config["context"]
+        if context is not None and context > videos.n_frames:
+            raise InputError(f"videos has {videos.n_frames} frames, expected at least context = {context} of them")
         size = spread(videos)
         self.config = {
             **{f"hgn {name}": value for name, value in model.config.items()},
-            "objective": objective, "beta": beta, "tolerance": tolerance, "context": fewest,
+            "objective": objective, "beta": beta, "tolerance": tolerance,
             "frames_per_step": frames_per_step, "growing": growing, "spread": size,
             "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
-        self.fewest, self.most = fewest, most
-        self.decoded = min(frames_per_step or videos.n_frames, videos.n_frames)
+        self.decoded = min(decoded, videos.n_frames)
         self.growing = growing
         self.bound = tolerance * size
         self.register_buffer("multiplier", torch.tensor(1 / self.bound))
@@ -87,7 +85,7 @@ class VideoObjective(nn.Module):
         frames = self.videos[index.cpu()].to(self.multiplier)
         error, divergence, missed = self._parts(frames)
         pixels = frames[0].numel()
-        share = (self.config["beta"] * divergence + _FEW * missed) / pixels
+        share = self.config["beta"] * divergence / pixels + _FEW * missed
         if self.training:
             self._follow(error.detach(), len(frames))
         if self.config["objective"] == "elbo":
@@ -111,28 +109,41 @@ class VideoObjective(nn.Module):
             self.share.add_(pace * videos / self.growing).clamp_(max=1.0)
 
     def _parts(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean squared error a pixel, the divergence of r from the prior, and that of r of few frames from r."""
+        """The squared error a pixel, the divergence of r from the prior, and what few frames miss of a state."""
         model, times = self.model, frames.shape[1]
         shown = torch.arange(times)
         if self.training:
             length = 2 + round(float(self.share) * (times - 2))
-            start = int(torch.randint(0, times - max(length, self.fewest) + 1, ()))
+            start = int(torch.randint(0, times - length + 1, ()))
             frames = frames[:, start:]
             shown = torch.randperm(length)[: self.decoded].sort().values
         # All of a clip is read: what few frames do not tell would be learned as a blur of pictures.
-        seen = min(self.most, frames.shape[1])
-        mean, scale = model.posterior(frames[:, :seen])
+        seen = frames[:, : int(model.most)]
+        mean, scale = model.moments(model.encoder, seen)
         z = mean + scale * torch.randn_like(mean)
         path = model.path(*model.initial_state(z), int(shown[-1]), model.dt)
         shown = shown.to(frames.device)
         found = model.decode(path[shown][..., : model.dim]).movedim(0, 1)
         divergence = _divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale))
         missed = mean.new_zeros(())
-        if self.training and self.fewest < seen:
-            # As often from five to ten as from ten to twenty: the fewer there are, the more each one tells.
-            few = int(self.fewest * (seen / self.fewest) ** torch.rand(()).item())
-            missed = _divergence(mean.detach(), scale.detach(), *model.posterior(frames[:, :few])).mean()
+        if self.training and model.few is not None and model.config["context"] < seen.shape[1]:
+            missed = self._missed(seen, mean.detach(), scale.detach())
         return (found - frames[:, shown]).square().mean(), divergence.mean(), missed
+
+    def _missed(self, seen: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        model, fewest = self.model, self.model.config["context"]
+        # As often from five to ten as from ten to twenty: the fewer there are, the more each one tells.
+        count = int(fewest * (seen.shape[1] / fewest) ** torch.rand(()).item())
+        assert model.few is not None
+        other, width = model.moments(model.few, seen[:, :count])
+        frozen = {name: weight.detach() for name, weight in model.transformer.named_parameters()}
+        states = []
+        for z in (mean, other):
+            q, p = model.split(functional_call(model.transformer, frozen, (model.rows(z),)))
+            states.append(torch.cat((model.features(q), p), -1))
+        # Of states, whose mean is the best guess, as that of codes need not be; and the spread of codes about it.
+        error = ((states[1] - states[0]) / states[0].std(0).clamp_min(1e-6)).square().sum(-1)
+        return (error + _divergence(mean, scale, other.detach(), width).log1p()).mean()
 
 
 def _divergence(mean: Tensor, scale: Tensor, other: Tensor, width: Tensor) -> Tensor:
