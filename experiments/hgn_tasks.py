@@ -37,8 +37,8 @@ class Case:
 CASES = {
     "mass_spring": Case(hf.systems.MassSpring(mass=0.5, stiffness=2.0), 0.1, 1),
     "pendulum": Case(hf.systems.Pendulum(mass=0.5, gravity=3.0), 0.1, 1, (0,)),
-    # Colours of RGB tell the bodies apart. Equal ones would show half a turn as no motion at all.
-    "two_body": Case(hf.systems.TwoBody(), 0.05, 4, colours=(1.0, 0.5)),
+    # Equal colours would show half a turn as no motion at all. The centre rests, so two positions tell all.
+    "two_body": Case(hf.systems.TwoBody(), 0.05, 2, colours=(1.0, 0.5)),
 }
 
 
