@@ -37,11 +37,11 @@ def build(model: str, case: Case, chosen: dict[str, Any], seed: int) -> hf.HGN:
     return LatentODE(chosen["widths"], dim=2 * case.dim, **common)
 
 
-class LatentMLP(hf.HGN):
-    r"""An HGN whose state changes by a plain network, :math:`z_{t+1} = z_t + \Delta t f(z_t)`, in place of an energy.
+class FieldModel(hf.HGN):
+    """An HGN whose state changes by a plain network, a :class:`Field`, in place of an energy."""
 
-    f starts near the same oscillators as the energy does.
-    """
+    #: Whether p is a state of its own, which the field moves as it does q.
+    with_momenta: bool
 
     def __init__(self, field: list[int], **settings: Any) -> None:
         self.widths = field
@@ -50,8 +50,14 @@ class LatentMLP(hf.HGN):
     def assemble(self, rate: float = 1.0) -> None:
         super().assemble(rate)
         with seeded(self.config["seed"]):
-            self.field = Field(self.features, self.dim, self.dim, self.widths, rate)
+            self.field = Field(self.features, self.dim, self.dim if self.with_momenta else 0, self.widths, rate)
         del self.hamiltonian, self.step
+
+
+class LatentMLP(FieldModel):
+    r"""A plain latent network, :math:`z_{t+1} = z_t + \Delta t f(z_t)`; f starts near the oscillators of the energy."""
+
+    with_momenta = True
 
     def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
         states = [torch.cat((q, p), -1)]
@@ -60,22 +66,14 @@ class LatentMLP(hf.HGN):
         return torch.stack(states)
 
 
-class LatentODE(hf.HGN):
+class LatentODE(FieldModel):
     r"""A latent neural ODE, :math:`\dot z = f(z)`: all of the state is drawn, and nothing in it is a momentum.
 
     References:
         Chen et al. (2018), Neural Ordinary Differential Equations, arXiv 1806.07366.
     """
 
-    def __init__(self, field: list[int], **settings: Any) -> None:
-        self.widths = field
-        super().__init__(**settings)
-
-    def assemble(self, rate: float = 1.0) -> None:
-        super().assemble(rate)
-        with seeded(self.config["seed"]):
-            self.field = Field(self.features, self.dim, 0, self.widths, rate)
-        del self.hamiltonian, self.step
+    with_momenta = False
 
     def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
         from torchdiffeq import odeint

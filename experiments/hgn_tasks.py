@@ -121,7 +121,7 @@ class Task:
 def load_task(name: str, seed: int, quick: bool) -> Task:
     """The videos of a case."""
     case = CASES[name]
-    train, test = (40, 6) if quick else (2000, 100)
+    train, test = (40, 6) if quick else (5000, 100)
     films = (
         hf.videos.film(case.system, n=n, n_frames=n_frames, noise=case.noise, seed=start, **case.look)
         for n, n_frames, start in ((train, TRAINED, seed), (test, JUDGED, _TEST + seed))

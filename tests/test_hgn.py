@@ -1,6 +1,7 @@
 """Hamiltonian Generative Networks: what they learn, that time runs both ways, and the same loss in Pyro."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_pictures_do_not_tell_turns_apart() -> None:
     turned = q + torch.tensor([0.0, 2 * torch.pi])
     torch.testing.assert_close(model.decode(turned), model.decode(q), rtol=0, atol=1e-5)
     torch.testing.assert_close(model.energy(turned, p), model.energy(q, p), rtol=0, atol=1e-5)
-    assert float((model.decode(q + torch.tensor([0.0, 1.0])) - model.decode(q)).abs().max()) > 1e-3
+    assert float((model.decode(q + torch.tensor([0.0, 1.0])) - model.decode(q)).detach().abs().max()) > 1e-3
 
 
 def test_it_starts_from_components() -> None:
@@ -94,16 +95,27 @@ def test_it_starts_from_components() -> None:
     assert abs(float(torch.corrcoef(torch.stack((p, true)))[0, 1])) > 0.6
 
 
-def test_videos_grow_faster_where_they_are_explained() -> None:
+def test_clips_grow_when_what_they_show_is_explained() -> None:
     model, videos = fitted(), springs()
-    shares = []
-    for spread in (1e9, 1e-9):
+    stages = []
+    for least in (1e9, 1e-9):
         goal = objective(model, videos, growing=480).train()
-        goal.config["spread"] = spread
+        goal.shown.fill_(0.2)
+        goal.least.fill_(least)
         goal.loss(torch.arange(12))
-        shares.append(float(goal.share))
-    assert shares == pytest.approx([15 * 12 / 480, 12 / 480])
-    assert float(objective(model, videos).share) == 1.0
+        stages.append(float(goal.stage))
+    # At their pace; and where the error has been far smaller, only as the end of the time they have asks for.
+    assert stages == pytest.approx([2 * 12 / 480, (0.2 + 12 / 480) ** 3])
+    assert float(objective(model, videos).stage) == 1.0
+
+
+def test_what_follows_missed_frames_counts_less_until_clips_are_whole() -> None:
+    goal = objective(fitted(), springs(), growing=480).train()
+    goal.config["spread"] = 1.0
+    errors = torch.tensor([[0.1, 0.2, 0.1], [0.1, 1.3, 0.1]])
+    torch.testing.assert_close(goal._causal(errors), torch.tensor([[1, 1, 1], [1, 1, math.exp(-1.0)]]))
+    goal.stage.fill_(1.0)
+    torch.testing.assert_close(goal._causal(errors), torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("changes", [{}, {"periodic": (0,)}, {"maps": True}])

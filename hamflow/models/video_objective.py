@@ -16,8 +16,17 @@ from hamflow.videos import Videos
 if TYPE_CHECKING:
     from hamflow.models.hgn import HGN
 
-#: How much faster clips grow while their error is below such a share of the variance.
-_FASTER, _UNDERSTOOD = 15.0, 1 / 3
+#: Clips wait at two frames for such a share of the time they have, and grow while their error is at most so many times
+#: the least so far, at such a pace; in the end as fast as they must, by this power of the share of the time.
+_WAIT, _SETTLED, _PACE, _DEADLINE = 0.05, 2.5, 2.0, 3
+#: Lengths are a power of the stage: every frame more is a larger part of a short clip.
+_SHAPE = 1.5
+#: What follows frames that are missed by more than a share of the variance counts less, at such a rate.
+_MISSED, _CAUSE = 0.3, 1.0
+#: How fast the error is followed.
+_SOON = 0.05
+#: How often few frames learn while clips grow, and the states that they are to tell still change.
+_SELDOM = 0.5
 #: The weight of what few frames miss. Their encoder learns nothing else, so it only keeps out of the others' clipping.
 _FEW = 0.01
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
@@ -31,9 +40,10 @@ class VideoObjective(nn.Module):
         model: the network.
         videos: what it learns from.
         objective, beta, tolerance, frames_per_step: see :meth:`hamflow.HGN.fit`.
-        growing: over how many videos, each time one is shown, the clips that are to be explained grow from two frames,
-            anywhere in a video, to all of it, faster where little error is left. Errors of a motion add up along it, so
-            a start from whole videos finds its end too far off to be of any help.
+        growing: over how many videos, each time one is shown, the clips that are to be explained grow from two frames
+            to whole videos, at most: they wait while their error is large. Fast motions whose clips grow too soon are
+            missed in the middle and never found again. Within a clip, too, what follows missed frames counts less
+            meanwhile.
 
     Raises:
         InputError: a setting is out of range.
@@ -41,8 +51,10 @@ class VideoObjective(nn.Module):
 
     multiplier: Tensor
     excess: Tensor
-    share: Tensor
+    shown: Tensor
+    stage: Tensor
     recent: Tensor
+    least: Tensor
 
     def __init__(
         self,
@@ -77,58 +89,72 @@ class VideoObjective(nn.Module):
         self.bound = tolerance * size
         self.register_buffer("multiplier", torch.tensor(1 / self.bound))
         self.register_buffer("excess", torch.tensor(0.0))
-        self.register_buffer("share", torch.tensor(0.0 if growing else 1.0))
-        self.register_buffer("recent", torch.tensor(size))
+        self.register_buffer("shown", torch.tensor(0.0))
+        self.register_buffer("stage", torch.tensor(0.0 if growing else 1.0))
+        for name in ("recent", "least"):
+            self.register_buffer(name, torch.tensor(size))
 
     def loss(self, index: Tensor) -> Tensor:
         """The loss a pixel, of the videos with these numbers."""
         frames = self.videos[index.cpu()].to(self.multiplier)
-        error, divergence, missed = self._parts(frames)
+        error, counted, divergence, missed = self._parts(frames)
         pixels = frames[0].numel()
         share = self.config["beta"] * divergence / pixels + _FEW * missed
         if self.training:
             self._follow(error.detach(), len(frames))
         if self.config["objective"] == "elbo":
             log_scale = self.model.log_scale.detach()
-            return 0.5 * error * (-2 * log_scale).exp() + log_scale + 0.5 * math.log(2 * math.pi) + share
+            return 0.5 * counted * (-2 * log_scale).exp() + log_scale + 0.5 * math.log(2 * math.pi) + share
         if not self.training:
             return error / self.bound + share
         with torch.no_grad():
             # In logarithms, so that the multiplier stays positive and follows alike for every size of the error.
             self.excess.lerp_(error.detach() / self.bound - 1, 1 - _MEMORY)
             self.multiplier.mul_((_RATE * self.excess.clamp(-1, 1)).exp()).clamp_(1e-3 / self.bound, 1e3 / self.bound)
-        return self.multiplier.detach() * error + share
+        return self.multiplier.detach() * counted + share
 
     @torch.no_grad()
     def _follow(self, error: Tensor, videos: int) -> None:
         # The variance of a pixel at which the bound is largest is its squared error. Descent would follow too slowly.
-        self.recent.lerp_(error, 0.1)
+        self.recent.lerp_(error, _SOON)
         self.model.log_scale.copy_(0.5 * self.recent.log())
-        if self.growing:
-            pace = _FASTER if self.recent < _UNDERSTOOD * self.config["spread"] else 1.0
-            self.share.add_(pace * videos / self.growing).clamp_(max=1.0)
+        if not self.growing:
+            return
+        self.shown.add_(videos / self.growing)
+        torch.minimum(self.least, self.recent, out=self.least)
+        if self.shown > _WAIT and self.recent < _SETTLED * self.least:
+            self.stage.add_(_PACE * videos / self.growing)
+        torch.maximum(self.stage, self.shown**_DEADLINE, out=self.stage).clamp_(max=1.0)
 
-    def _parts(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The squared error a pixel, the divergence of r from the prior, and what few frames miss of a state."""
+    def _parts(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Errors a pixel: squared and as they count; the divergence of r from the prior; what few frames miss."""
         model, times = self.model, frames.shape[1]
         shown = torch.arange(times)
         if self.training:
-            length = 2 + round(float(self.share) * (times - 2))
-            start = int(torch.randint(0, times - length + 1, ()))
-            frames = frames[:, start:]
+            length = 2 + round(float(self.stage) ** _SHAPE * (times - 2))
             shown = torch.randperm(length)[: self.decoded].sort().values
-        # All of a clip is read: what few frames do not tell would be learned as a blur of pictures.
+        # All frames are read: what few of them do not tell would be learned as a blur of pictures.
         seen = frames[:, : int(model.most)]
         mean, scale = model.moments(model.encoder, seen)
         z = mean + scale * torch.randn_like(mean)
         path = model.path(*model.initial_state(z), int(shown[-1]), model.dt)
         shown = shown.to(frames.device)
         found = model.decode(path[shown][..., : model.dim]).movedim(0, 1)
+        errors = (found - frames[:, shown]).square().mean((2, 3, 4))
         divergence = _divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale))
         missed = mean.new_zeros(())
-        if self.training and model.few is not None and model.config["context"] < seen.shape[1]:
+        due = self.training and (self.stage == 1 or torch.rand(()) < _SELDOM)
+        if due and model.few is not None and model.config["context"] < seen.shape[1]:
             missed = self._missed(seen, mean.detach(), scale.detach())
-        return (found - frames[:, shown]).square().mean(), divergence.mean(), missed
+        return errors.mean(), (self._causal(errors) * errors).mean(), divergence.mean(), missed
+
+    @torch.no_grad()
+    def _causal(self, errors: Tensor) -> Tensor:
+        """Weights of the frames of clips, (n, time) -> (n, time), while clips grow."""
+        if not self.training or self.stage == 1:
+            return torch.ones_like(errors)
+        missed = (errors / self.config["spread"] - _MISSED).clamp_min(0)
+        return (_CAUSE * (missed - missed.cumsum(1))).exp()
 
     def _missed(self, seen: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         model, fewest = self.model, self.model.config["context"]
