@@ -98,14 +98,15 @@ def test_it_starts_from_components() -> None:
 def test_clips_grow_when_what_they_show_is_explained() -> None:
     model, videos = fitted(), springs()
     stages = []
-    for least in (1e9, 1e-9):
+    for least, spread in ((1e9, 0.0), (1e-9, 1e9), (1e-9, 0.0)):
         goal = objective(model, videos, growing=480).train()
+        goal.config["spread"] = spread
         goal.shown.fill_(0.2)
         goal.least.fill_(least)
         goal.loss(torch.arange(12))
         stages.append(float(goal.stage))
     # At their pace; and where the error has been far smaller, only as the end of the time they have asks for.
-    assert stages == pytest.approx([2 * 12 / 480, (0.2 + 12 / 480) ** 3])
+    assert stages == pytest.approx([2 * 12 / 480, 2 * 12 / 480, (0.2 + 12 / 480) ** 3])
     assert float(objective(model, videos).stage) == 1.0
 
 

@@ -205,7 +205,7 @@ class HGN(VideoModel):
         beta: float = 1.0,
         tolerance: float = 0.02,
         frames_per_step: int | None = None,
-        growth: float = 0.5,
+        growth: float = 0.7,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         epochs: int = 100,
@@ -233,7 +233,8 @@ class HGN(VideoModel):
             tolerance: of ``"geco"``.
             frames_per_step: how many frames of each video are decoded in a step, drawn at random; all by default.
             growth: the share of the training in which the clips that are to be explained grow from two frames to whole
-                videos, at most: where little error is left they grow faster. 0 asks for whole videos from the start.
+                videos, at most: where errors settle soon they grow faster. Meanwhile frames after missed ones count
+                less. 0 asks for whole videos, and the bound on their evidence, from the start.
             dtype: of the weights.
             device: where to train and stay.
             epochs: passes over the videos.
@@ -251,7 +252,9 @@ class HGN(VideoModel):
             CheckpointError: the checkpoint cannot be used.
 
         References:
-            Rezende and Viola (2018), Taming VAEs, arXiv 1810.00597, for the constraint.
+            Rezende and Viola (2018), Taming VAEs, arXiv 1810.00597, for the constraint; Wang, Sankaran and Perdikaris
+            (2022), Respecting causality is all you need for training physics-informed neural networks, arXiv
+            2203.07404, for weights that let later times wait.
         """
         check_positive("epochs", epochs, integer=True)
         if not is_number(growth) or not 0 <= growth <= 1:

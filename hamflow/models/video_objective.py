@@ -16,17 +16,16 @@ from hamflow.videos import Videos
 if TYPE_CHECKING:
     from hamflow.models.hgn import HGN
 
-#: Clips wait at two frames for such a share of the time they have, and grow while their error is at most so many times
-#: the least so far, at such a pace; in the end as fast as they must, by this power of the share of the time.
-_WAIT, _SETTLED, _PACE, _DEADLINE = 0.05, 2.5, 2.0, 3
+#: Clips wait at two frames for such a share of the time they have, and grow at such a pace while their error is at most
+#: so many times the least so far or such a share of the variance; in the end as fast as they must, by this power of the
+#: share of the time.
+_WAIT, _PACE, _SETTLED, _SMALL, _DEADLINE = 0.05, 2.0, 2.5, 0.1, 3
 #: Lengths are a power of the stage: every frame more is a larger part of a short clip.
 _SHAPE = 1.5
 #: What follows frames that are missed by more than a share of the variance counts less, at such a rate.
 _MISSED, _CAUSE = 0.3, 1.0
 #: How fast the error is followed.
 _SOON = 0.05
-#: How often few frames learn while clips grow, and the states that they are to tell still change.
-_SELDOM = 0.5
 #: The weight of what few frames miss. Their encoder learns nothing else, so it only keeps out of the others' clipping.
 _FEW = 0.01
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
@@ -122,7 +121,7 @@ class VideoObjective(nn.Module):
             return
         self.shown.add_(videos / self.growing)
         torch.minimum(self.least, self.recent, out=self.least)
-        if self.shown > _WAIT and self.recent < _SETTLED * self.least:
+        if self.shown > _WAIT and self.recent < max(_SETTLED * self.least, _SMALL * self.config["spread"]):
             self.stage.add_(_PACE * videos / self.growing)
         torch.maximum(self.stage, self.shown**_DEADLINE, out=self.stage).clamp_(max=1.0)
 
@@ -143,8 +142,7 @@ class VideoObjective(nn.Module):
         errors = (found - frames[:, shown]).square().mean((2, 3, 4))
         divergence = _divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale))
         missed = mean.new_zeros(())
-        due = self.training and (self.stage == 1 or torch.rand(()) < _SELDOM)
-        if due and model.few is not None and model.config["context"] < seen.shape[1]:
+        if self.training and model.few is not None and model.config["context"] < seen.shape[1]:
             missed = self._missed(seen, mean.detach(), scale.detach())
         return errors.mean(), (self._causal(errors) * errors).mean(), divergence.mean(), missed
 
