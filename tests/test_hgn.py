@@ -13,6 +13,7 @@ from torch import Tensor
 
 import hamflow as hf
 from hamflow.models.calibration import whiten
+from hamflow.models.refinement import refined
 from hamflow.models.video_objective import VideoObjective
 from hamflow.videos import film, mean_frame_mse, pixel_mse, skill
 
@@ -93,6 +94,31 @@ def test_it_starts_from_components() -> None:
     assert train.states is not None
     p, true = model.encode(train[:])[1][:, 0], train.states.need("p")[:, 0, 0].float()
     assert abs(float(torch.corrcoef(torch.stack((p, true)))[0, 1])) > 0.6
+
+
+def test_refined_states_explain_frames_better() -> None:
+    model, frames = fitted(), springs(n=60, seed=1)[:]
+    mean = model.posterior(frames)[0].detach()
+
+    def cost(z: Tensor) -> Tensor:
+        error = (model.pictures(z, 6) - frames).square().sum((1, 2, 3, 4))
+        return (0.5 * error * (-2 * model.log_scale).exp() + 0.5 * z.square().sum(1)).detach()
+
+    for steps in (1, 40):
+        assert bool((cost(refined(model, frames, mean, steps)) <= cost(mean)).all())
+    assert bool((cost(refined(model, frames, mean, 40)) < cost(mean)).all())
+    # A thousand times the noise, and what frames tell weighs nothing beside the prior, whose mode is zero.
+    loud = copy.deepcopy(model)
+    loud.log_scale.data += math.log(1000)
+    assert float(refined(loud, frames, 0.1 * mean, 200).abs().max()) < 1e-2
+    assert all(parameter.grad is None for parameter in loud.parameters())
+    # All of the frames that are given are explained, also more than the encoder reads.
+    many = springs(n_frames=9, seed=1)[:]
+    plain, better = (pixel_mse(many, model.reconstruct(many, refine=steps)).mean() for steps in (0, 40))
+    assert better < plain
+    p = model.encode(many, refine=40)[1]
+    torch.testing.assert_close(p, model.encode(many, refine=40)[1], rtol=0, atol=0)
+    assert model.forecast(many, 3, refine=2).shape == (12, 3, 1, 8, 8)
 
 
 def test_clips_grow_when_what_they_show_is_explained() -> None:
@@ -239,6 +265,7 @@ REFUSED = {
     "still": (lambda: small().fit(torch.zeros(4, 6, 1, 8, 8)), "all alike"),
     "objective": (lambda: small().fit(springs(), objective="mse"), "objective = 'mse'"),
     "context": (lambda: small(context=7), "context = 7, expected at most the 6 frames"),
+    "refine": (lambda: small().encode(springs()[:], refine=-1), "refine = -1, expected a positive integer"),
     "growth": (lambda: small().fit(springs(), growth=1.5), "growth = 1.5, expected a share"),
     "periodic": (lambda: small(periodic=(2,)), "periodic = .2,., expected indices of the 2 coordinates"),
     "maps": (lambda: small(periodic=(0,), maps=True), "maps hold no angles"),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from hamflow.models.pictures import FrameEncoder
+from hamflow.videos import Videos
 
 if TYPE_CHECKING:
     from hamflow.models.hgn import HGN
 
 #: Of the least squares, relative to the variance of a feature.
 _RIDGE = 1e-1
+
+
+def usual_rate(videos: Videos) -> float:
+    """One turn a video, [1 / time]: near oscillators of this rate the dynamics starts."""
+    return 2 * math.pi / (videos.n_frames * videos.dt)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.features import AngleFeatures
 from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
-from hamflow.models.calibration import calibrate, whiten
+from hamflow.models.calibration import calibrate, usual_rate, whiten
 from hamflow.models.dynamics import check_angles, check_widths
 from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
 from hamflow.models.latent import oscillating, transformer
 from hamflow.models.pictures import SIDE, FrameDecoder, MapEncoder, VectorEncoder
+from hamflow.models.refinement import refined
 from hamflow.models.video_objective import VideoObjective
 from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting
 from hamflow.training import random_generator, seeded
@@ -187,9 +187,9 @@ class HGN(VideoModel):
         pyro.module("hgn", self)
         with pyro.plate("videos", len(frames)):
             z = pyro.sample("z", dist.Normal(frames.new_zeros(self.code), 1.0).to_event(1))
-            path = self.path(*self.initial_state(z), frames.shape[1] - 1, self.dt)
-            mean = self.decode(path[..., : self.dim]).movedim(0, 1)
-            pyro.sample("frames", dist.Normal(mean, self.log_scale.exp()).to_event(4), obs=frames)
+            pyro.sample(
+                "frames", dist.Normal(self.pictures(z, frames.shape[1]), self.log_scale.exp()).to_event(4), obs=frames
+            )
 
     def guide(self, frames: Tensor) -> None:
         """The Pyro guide of :meth:`model`: the encoder."""
@@ -261,14 +261,14 @@ class HGN(VideoModel):
             raise InputError(f"growth = {growth!r}, expected a share from 0 to 1")
 
         def prepare(films: Videos) -> None:
-            self.assemble(_rate(films))
+            self.assemble(usual_rate(films))
             self.dt = films.dt
             self.most.fill_(min(self.config["frames"], films.n_frames))
 
         def goal(films: Videos) -> VideoObjective:
             # Principal components are found by random projections.
             with seeded(self.config["seed"], self.log_scale.device):
-                calibrate(self, films[: min(256, len(films))].to(self.log_scale), _rate(films))
+                calibrate(self, films[: min(256, len(films))].to(self.log_scale), usual_rate(films))
             return VideoObjective(
                 self, films, objective=objective, beta=beta, tolerance=tolerance,
                 frames_per_step=frames_per_step, growing=round(growth * epochs * len(films)),
@@ -284,23 +284,27 @@ class HGN(VideoModel):
         return self
 
     @torch.no_grad()
-    def encode(self, frames: Any) -> tuple[Tensor, Tensor]:
-        """The state (q, p) at the first frame, (n, d) each, by the mean of r; at most ``frames`` of them are read."""
-        return self.initial_state(self.posterior(self._seen(frames))[0])
+    def encode(self, frames: Any, *, refine: int = 0) -> tuple[Tensor, Tensor]:
+        """The state (q, p) at the first frame, (n, d) each, by the mean of r, which reads at most ``frames`` of them.
+
+        ``refine`` steps of :func:`hamflow.models.refinement.refined` then let it explain all frames better.
+        """
+        return self.initial_state(self._code(frames, refine))
 
     @torch.no_grad()
-    def reconstruct(self, frames: Any, n_frames: int | None = None) -> Tensor:
+    def reconstruct(self, frames: Any, n_frames: int | None = None, *, refine: int = 0) -> Tensor:
         """The ``n_frames`` frames from the first of those given on, as many as given by default.
 
-        Frames (n, k, channel, height, width) -> (n, n_frames, channel, height, width).
+        Of shape (n, n_frames, channel, height, width); ``refine`` as for :meth:`encode`.
         """
         count = int(self._seen(frames).shape[1]) if n_frames is None else n_frames
         check_positive("n_frames", count, integer=True)
-        path = self.path(*self.encode(frames), count - 1, self.dt)
-        return self.decode(path[..., : self.dim]).movedim(0, 1)
+        return self.pictures(self._code(frames, refine), count)
 
     @torch.no_grad()
-    def forecast(self, frames: Any, n_frames: int, *, dt_scale: float = 1.0, backward: bool = False) -> Tensor:
+    def forecast(
+        self, frames: Any, n_frames: int, *, dt_scale: float = 1.0, backward: bool = False, refine: int = 0
+    ) -> Tensor:
         """The ``n_frames`` frames after the last one given, or before the first, in the order in which they are met.
 
         Args:
@@ -308,13 +312,14 @@ class HGN(VideoModel):
             n_frames: how many.
             dt_scale: the time between two of them, in units of that between two frames of the training videos.
             backward: whether time runs backwards from the first frame.
+            refine: steps of descent on the state, as for :meth:`encode`; what is far ahead hangs on it.
 
         Returns:
             (n, n_frames, channel, height, width).
         """
         check_positive("n_frames", n_frames, integer=True)
         check_positive("dt_scale", dt_scale)
-        q, p = self.encode(frames)
+        q, p = self.encode(frames, refine=refine)
         if not backward:
             q, p = self.path(q, p, frames.shape[1] - 1, self.dt)[-1].chunk(2, -1)
         path = self.path(q, p, n_frames, -self.dt * dt_scale if backward else self.dt * dt_scale)
@@ -329,10 +334,17 @@ class HGN(VideoModel):
         z = torch.randn(
             n, self.code, generator=random_generator(seed, like.device), dtype=like.dtype, device=like.device
         )
+        return self.pictures(z, n_frames)
+
+    def pictures(self, z: Tensor, n_frames: int) -> Tensor:
+        """The videos of codes, (n, code) -> (n, n_frames, channel, height, width), without the noise of pixels."""
         path = self.path(*self.initial_state(z), n_frames - 1, self.dt)
         return self.decode(path[..., : self.dim]).movedim(0, 1)
 
-
-def _rate(videos: Videos) -> float:
-    # About one turn a video.
-    return 2 * math.pi / (videos.n_frames * videos.dt)
+    def _code(self, frames: Any, refine: int) -> Tensor:
+        seen = self._seen(frames)
+        mean = self.posterior(seen)[0]
+        if not refine:
+            return mean
+        check_positive("refine", refine, integer=True)
+        return refined(self, seen, mean, refine)
