@@ -157,19 +157,19 @@ def test_forecast_is_the_python_call(tmp_path: Path, folder: Path, capsys: pytes
     assert call("forecast", folder / "run", folder / "long.npz", "--out", out, "--seen", 5) == 0
     found, expected = hf.Videos.load(out), model.forecast(frames[:, :5], 4)
     torch.testing.assert_close(found[:], expected)
-    assert found.dt == 0.125 and found.metadata == {"seen": 5, "dt_scale": 1.0, "backward": False}
+    assert found.dt == 0.125 and found.metadata == {"seen": 5, "dt_scale": 1.0, "backward": False, "refine": 0}
     errors = [float((x - frames[:, 5:]).square().mean()) for x in (expected, frames[:, 4:5])]
     printed = capsys.readouterr().out
     assert f"3 videos, 4 frames after the last of 5, 0.125 apart: {out}" in printed
     assert f"the 4 frames that the file has: {errors[0]:.3g}; of the last" in printed
     assert printed.endswith(f"standing still: {errors[1]:.3g}\n")
 
-    slow = ["--dt-scale", 0.5, "--n-frames", 6, "-n", 2, "--backward"]
+    slow = ["--dt-scale", 0.5, "--n-frames", 6, "-n", 2, "--backward", "--refine", 3]
     assert call("forecast", folder / "run", folder / "long.npz", "--out", tmp_path / "past.npz", *slow) == 0
     printed = capsys.readouterr().out
     assert "2 videos, 6 frames before the first of 9, 0.0625 apart" in printed and "squared error" not in printed
     with np.load(tmp_path / "past.npz") as archive:
-        past = model.forecast(frames[:2], 6, dt_scale=0.5, backward=True)
+        past = model.forecast(frames[:2], 6, dt_scale=0.5, backward=True, refine=3)
         torch.testing.assert_close(torch.from_numpy(archive["frames"]), past)
         assert float(archive["dt"]) == 0.0625
     assert call("forecast", folder / "run", folder / "short.h5", "--out", tmp_path / "a.gif", "-q", "-n", 2) == 0

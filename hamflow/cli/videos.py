@@ -103,6 +103,9 @@ def forecast(
     backward: Annotated[
         bool, typer.Option("--backward", help="Run time backwards from the first frame: the latest comes first.")
     ] = False,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Steps by which the state of each video is made to explain its frames better.")
+    ] = 0,
     key: Key = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -122,11 +125,12 @@ def forecast(
     def parts() -> Iterator[Tensor]:
         for start in range(0, count, _AT_A_TIME):
             frames = films[start : min(start + _AT_A_TIME, count)]
-            found = finite(model.forecast(frames[:, :shown], length, dt_scale=dt_scale, backward=backward))
+            asked = {"dt_scale": dt_scale, "backward": backward, "refine": refine}
+            found = finite(model.forecast(frames[:, :shown], length, **asked))
             errors.add(frames[:, shown:], found, frames[:, shown - 1 : shown])
             yield found
 
-    metadata = {"seen": shown, "dt_scale": dt_scale, "backward": backward}
+    metadata = {"seen": shown, "dt_scale": dt_scale, "backward": backward, "refine": refine}
     write_frames(out, parts(), model.dt * dt_scale, metadata)
     if not quiet:
         where = "before the first" if backward else "after the last"
