@@ -125,8 +125,8 @@ def forecast(
     def parts() -> Iterator[Tensor]:
         for start in range(0, count, _AT_A_TIME):
             frames = films[start : min(start + _AT_A_TIME, count)]
-            asked = {"dt_scale": dt_scale, "backward": backward, "refine": refine}
-            found = finite(model.forecast(frames[:, :shown], length, **asked))
+            known = frames[:, :shown]
+            found = finite(model.forecast(known, length, dt_scale=dt_scale, backward=backward, refine=refine))
             errors.add(frames[:, shown:], found, frames[:, shown - 1 : shown])
             yield found
 
