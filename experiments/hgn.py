@@ -29,8 +29,8 @@ drawn white and one grey): 5000 of {TRAINED} frames to learn from, 100 others of
 - mse: a pixel, of {TRAINED} frames reconstructed from themselves. noise_floor: of who knows the exact states.
   mean_frame: of who knows nothing. reconstruction_skill: 1 - (mse - floor) / (mean_frame - floor); inference_skill:
   the same of {TRAINED} frames from the first five of them. The floor has an error of its own, and who fits the noise of
-  frames that are given can score above one. States are what the encoder says, after 40 steps of descent on the bound
-  (refine=40); encoder_skill: the reconstruction_skill without them.
+  frames that are given can score above one. States are what the encoder says, after 40 steps towards the mode of the
+  posterior (refine=40); encoder_skill: the reconstruction_skill without them.
 - forecast_mse: of the {JUDGED - TRAINED} frames after the {TRAINED} given, to five times the length of the training
   videos; forecast_skill: the same as a skill. times_better_than_latent_mlp: forecast_mse of the plain network over
   hgn's, of the same seed; times_less_above_floor: the same of what both have above the noise floor.
@@ -42,18 +42,19 @@ drawn white and one grey): 5000 of {TRAINED} frames to learn from, 100 others of
 - accepted_samples: of 64 videos made up from the prior, the share with a skill of .8 or more against the nearest of
   6000 true motions (each the mean over eight draws of the noise), half of which, but for two bodies, start nearer to
   rest than those of the videos: small swings are true motions too.
-- symplectic_r2, symplectic_error: how well a cubic polynomial maps latent states to true ones (of two bodies relative
-  to their centre; of the pendulum less than 2.5 from where it hangs, beyond which angles jump), and how far it is from
-  canonical.
+- symplectic_r2, symplectic_error: how well a cubic polynomial maps latent states of the training videos, as the encoder
+  says them, to true ones (of two bodies relative to their centre; of the pendulum less than 2.5 from where it hangs,
+  beyond which angles jump), and how far it is from canonical.
 
 hgn: p^2 / 2m + V(q) by leapfrog, m and a network V learned. latent_mlp: a plain network f, z' = z + dt f(z), in place
 of the energy. latent_ode: a neural ODE of a state of the same size, all of which is drawn. All have the same encoder,
 decoder, start from data, and training, and the dynamics about equal parameters. The pendulum's position is told to be
 an angle: about a third of its motions go over the top.
 
-true_law: no network, but the limit of what the noise allows. It knows the law, the prior of initial states and the
+true_law: no network, but an estimate of what the noise allows. It knows the law, the prior of initial states and the
 noise, sees the noisy positions themselves, weighs 20,000 true motions by how well they fit, and predicts the mean of
-their pictures. Five positions with this noise tell no more than its inference_skill.
+their pictures. From 30 positions few of those motions keep a weight, and of two bodies one alone, so there it can be
+beaten; from five positions of one coordinate hundreds do.
 
 How the settings were chosen: by hand, on videos of another seed than those of the table.
 """

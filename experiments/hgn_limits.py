@@ -1,4 +1,4 @@
-"""What the noise of a film allows: predictions of who knows the law, and infers the state from noisy positions."""
+"""About what the noise of a film allows: who knows the law, and infers the state from noisy positions by weights."""
 
 from __future__ import annotations
 

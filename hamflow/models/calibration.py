@@ -140,7 +140,8 @@ def _solve(layer: nn.Linear, hidden: Tensor, targets: Tensor) -> None:
     mean, centre = hidden.mean(0), targets.mean(0)
     h, y = (hidden - mean).double(), (targets - centre).double()
     square = h.mT @ h
-    ridge = _RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=h.dtype, device=h.device)
+    # Of one video alone nothing differs.
+    ridge = _RIDGE * square.diagonal().mean().clamp_min(1e-6) * torch.eye(len(square), dtype=h.dtype, device=h.device)
     weight = torch.linalg.solve(square + ridge, h.mT @ y).mT.to(layer.weight)
     layer.weight[: len(weight)] = weight
     layer.bias[: len(weight)] = centre - weight @ mean

@@ -93,15 +93,17 @@ class HGN(VideoModel):
         seed: int = 0,
     ) -> None:
         for name, number, known in (("size", size, (8, 16, 32, 64)), ("channels", channels, (1, 3))):
-            if number not in known:
+            if not is_number(number, integer=True) or number not in known:
                 raise InputError(f"{name} = {number!r}, expected one of {known}")
         for name, number in (("frames", frames), ("dim", dim), ("width", width), ("substeps", substeps)):
             check_positive(name, number, integer=True)
         for name, count in (("code", code), ("context", context)):
             if count is not None:
                 check_positive(name, count, integer=True)
-        if context is not None and context > frames:
-            raise InputError(f"context = {context}, expected at most the {frames} frames that the encoder can read")
+        if frames < 2:
+            raise InputError(f"frames = {frames}, expected 2 or more: one frame does not show a motion")
+        if context is not None and not 2 <= context <= frames:
+            raise InputError(f"context = {context}, expected 2 to the {frames} frames that the encoder can read")
         check_hamiltonian(hamiltonian, HAMILTONIANS)
         check_widths(widths)
         check_angles(periodic, dim)
@@ -289,7 +291,7 @@ class HGN(VideoModel):
 
         ``refine`` steps of :func:`hamflow.models.refinement.refined` then let it explain all frames better.
         """
-        return self.initial_state(self._code(frames, refine))
+        return self.initial_state(self._code(self._seen(frames), refine))
 
     @torch.no_grad()
     def reconstruct(self, frames: Any, n_frames: int | None = None, *, refine: int = 0) -> Tensor:
@@ -297,9 +299,10 @@ class HGN(VideoModel):
 
         Of shape (n, n_frames, channel, height, width); ``refine`` as for :meth:`encode`.
         """
-        count = int(self._seen(frames).shape[1]) if n_frames is None else n_frames
+        seen = self._seen(frames)
+        count = seen.shape[1] if n_frames is None else n_frames
         check_positive("n_frames", count, integer=True)
-        return self.pictures(self._code(frames, refine), count)
+        return self.pictures(self._code(seen, refine), count)
 
     @torch.no_grad()
     def forecast(
@@ -319,9 +322,10 @@ class HGN(VideoModel):
         """
         check_positive("n_frames", n_frames, integer=True)
         check_positive("dt_scale", dt_scale)
-        q, p = self.encode(frames, refine=refine)
+        seen = self._seen(frames)
+        q, p = self.initial_state(self._code(seen, refine))
         if not backward:
-            q, p = self.path(q, p, frames.shape[1] - 1, self.dt)[-1].chunk(2, -1)
+            q, p = self.path(q, p, seen.shape[1] - 1, self.dt)[-1].chunk(2, -1)
         path = self.path(q, p, n_frames, -self.dt * dt_scale if backward else self.dt * dt_scale)
         return self.decode(path[1:, ..., : self.dim]).movedim(0, 1)
 
@@ -331,9 +335,7 @@ class HGN(VideoModel):
         for name, count in (("n", n), ("n_frames", n_frames)):
             check_positive(name, count, integer=True)
         like = self.log_scale
-        z = torch.randn(
-            n, self.code, generator=random_generator(seed, like.device), dtype=like.dtype, device=like.device
-        )
+        z = like.new_empty(n, self.code).normal_(generator=random_generator(seed, like.device))
         return self.pictures(z, n_frames)
 
     def pictures(self, z: Tensor, n_frames: int) -> Tensor:
@@ -341,10 +343,8 @@ class HGN(VideoModel):
         path = self.path(*self.initial_state(z), n_frames - 1, self.dt)
         return self.decode(path[..., : self.dim]).movedim(0, 1)
 
-    def _code(self, frames: Any, refine: int) -> Tensor:
-        seen = self._seen(frames)
-        mean = self.posterior(seen)[0]
-        if not refine:
-            return mean
-        check_positive("refine", refine, integer=True)
-        return refined(self, seen, mean, refine)
+    def _code(self, frames: Tensor, refine: int) -> Tensor:
+        if not is_number(refine, integer=True) or refine < 0:
+            raise InputError(f"refine = {refine!r}, expected a number of steps, 0 or more")
+        mean = self.posterior(frames)[0]
+        return refined(self, frames, mean, refine) if refine else mean

@@ -1,4 +1,4 @@
-"""What an encoder says of videos, made better by steps of descent on the bound."""
+"""What an encoder says of videos, made better by steps towards the mode of the posterior."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
 
     .. math:: \frac{1}{2 \sigma^2} \sum_t \lVert x_t - g(q_t(z)) \rVert^2 + \frac{1}{2} \lVert z \rVert^2 .
 
-    An encoder is one function for all videos, and what it misses of a state grows along a motion. Of every video the
-    best code on the way is kept, so the sum is never larger than it was.
+    which is -log p(x, z) up to a constant: the mode of the posterior, not its mean, and without the spread of r. An
+    encoder is one function for all videos, and what it misses of a state grows along a motion. Of every video the best
+    code on the way is kept, so the sum is never larger than it was.
 
     Args:
         model: the network.
@@ -35,7 +36,7 @@ def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
         Codes, (n, code).
 
     References:
-        Kim et al. (2018), Semi-Amortized Variational Autoencoders, arXiv 1802.02550.
+        Kim et al. (2018), Semi-Amortized Variational Autoencoders, arXiv 1802.02550, who refine mean and spread.
     """
     found = [_descend(model, x, start, steps) for x, start in zip(frames.split(_VIDEOS), z.split(_VIDEOS), strict=True)]
     return torch.cat(found) if found else z

@@ -142,7 +142,8 @@ class VideoObjective(nn.Module):
         errors = (found - frames[:, shown]).square().mean((2, 3, 4))
         divergence = _divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale))
         missed = mean.new_zeros(())
-        if self.training and model.few is not None and model.config["context"] < seen.shape[1]:
+        # Of one video alone there is no spread of states to measure by.
+        if self.training and model.few is not None and len(seen) > 1 and model.config["context"] < seen.shape[1]:
             missed = self._missed(seen, mean.detach(), scale.detach())
         return errors.mean(), (self._causal(errors) * errors).mean(), divergence.mean(), missed
 
