@@ -159,7 +159,7 @@ def test_codes_end_as_the_prior_has_them(changes: dict[str, Any]) -> None:
     state = torch.cat(model.encode(videos), 1)
     goal = objective(model, hf.Videos(videos)).eval()
     torch.manual_seed(0)
-    before = float(goal.loss(torch.arange(100)))
+    before = float(goal.loss(torch.arange(100)).detach())
     whiten(model, videos)
     after = torch.cat(model.encode(videos), 1)
     torch.testing.assert_close(after, state, rtol=1e-3, atol=1e-3 * float(state.std()))
@@ -252,6 +252,14 @@ def test_an_interrupted_fit_goes_on(objective: str, tmp_path: Path, monkeypatch:
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+def test_a_misspelt_setting_leaves_the_model_as_it_was() -> None:
+    model = fitted()
+    before = model.sample(2, 4, seed=0)
+    with pytest.raises(TypeError, match="lr"):
+        model.fit(springs(), progress=False, lr=1e-3)
+    assert torch.equal(model.sample(2, 4, seed=0), before)
+
+
 def test_one_video_and_batches_of_one_are_learned_from() -> None:
     for videos, settings in ((springs(1), {"validation": None}), (springs(3), {"batch_size": 1})):
         model = small(context=3).fit(videos, epochs=2, progress=False, **settings)
@@ -292,6 +300,10 @@ REFUSED = {
     "frames": (lambda: small(frames=1), "frames = 1, expected 2 or more"),
     "float_size": (lambda: small(size=8.0), "size = 8.0, expected one of"),
     "refine_kind": (lambda: small().encode(springs()[:], refine=None), "refine = None, expected a number of steps"),
+    "own_dim": (
+        lambda: small(dim=3, hamiltonian=hf.systems.DoublePendulum()),
+        "hamiltonian takes no states of 3 positions",
+    ),
     "grey": (lambda: small().fit(torch.full((4, 6, 1, 8, 8), 0.3)), "all alike"),
     "refine": (lambda: small().encode(springs()[:], refine=-1), "refine = -1, expected a number of steps, 0 or more"),
     "growth": (lambda: small().fit(springs(), growth=1.5), "growth = 1.5, expected a share"),

@@ -103,11 +103,10 @@ def test_videos_on_disk(dtype: torch.dtype, tmp_path: Path) -> None:
     twin = hf.Videos.load(tmp_path / "a.h5")
     assert twin.frames.dtype == dtype and len(twin) == 9 and twin.size == (8, 8) and twin.channels == 1
     mixed = torch.tensor([5, 0, 5, 8])
-    assert (
-        torch.equal(twin[mixed], videos[mixed])
-        and torch.equal(twin[2], videos[2])
-        and torch.equal(twin[3:6], videos[3:6])
-    )
+    for index in (mixed, torch.tensor([-1, 0]), [3, -2], torch.arange(9) % 2 == 0, 2, -1, slice(3, 6)):
+        assert torch.equal(twin[index], videos[index])
+    with pytest.raises(IndexError):
+        twin[torch.tensor([9])]
     assert twin[mixed].dtype == torch.float32 and torch.equal(
         hf.Videos.load(tmp_path / "a.h5", in_memory=True)[:], videos[:]
     )

@@ -125,12 +125,22 @@ class VideoModel(nn.Module):
         return in_unit_range(found).to(self.like)
 
 
-def check_hamiltonian(hamiltonian: Any, names: Sequence[str]) -> None:
-    """Raise :class:`InputError` unless it is a :class:`Hamiltonian` or one of these names."""
+def check_hamiltonian(hamiltonian: Any, names: Sequence[str], dim: int) -> None:
+    """Raise :class:`InputError` unless it is one of these names, or a :class:`Hamiltonian` of so many positions."""
     if isinstance(hamiltonian, str):
         check_choice("hamiltonian", hamiltonian, names)
-    elif not isinstance(hamiltonian, Hamiltonian):
+        return
+    if not isinstance(hamiltonian, Hamiltonian):
         raise InputError(f"hamiltonian is a {type(hamiltonian).__name__}, expected a Hamiltonian or one of {names}")
+    like = next(hamiltonian.parameters(), torch.zeros(()))
+    try:
+        with torch.no_grad():
+            shape = tuple(hamiltonian(*like.new_zeros(2, 1, dim)).shape)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"hamiltonian takes no states of {dim} positions, expected one that does: {reason}") from error
+    if shape != (1,):
+        raise InputError(f"hamiltonian gives shape {shape} for a state of {dim} positions, expected (1,)")
 
 
 def spread(videos: Videos) -> float:

@@ -104,7 +104,7 @@ class HGN(VideoModel):
             raise InputError(f"frames = {frames}, expected 2 or more: one frame does not show a motion")
         if context is not None and not 2 <= context <= frames:
             raise InputError(f"context = {context}, expected 2 to the {frames} frames that the encoder can read")
-        check_hamiltonian(hamiltonian, HAMILTONIANS)
+        check_hamiltonian(hamiltonian, HAMILTONIANS, dim * SIDE**2 if maps else dim)
         check_widths(widths)
         check_angles(periodic, dim)
         if maps and periodic:

@@ -91,7 +91,7 @@ class PixelHNN(VideoModel):
             check_positive(name, number, integer=True)
         if channels not in (1, 3):
             raise InputError(f"channels = {channels!r}, expected one of (1, 3)")
-        check_hamiltonian(hamiltonian, HAMILTONIANS)
+        check_hamiltonian(hamiltonian, HAMILTONIANS, dim)
         check_widths(widths)
         check_choice("difference", difference, DIFFERENCES)
         check_seed("seed", seed)

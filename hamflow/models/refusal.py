@@ -23,7 +23,7 @@ def unchanged_if_refused(model: nn.Module) -> Iterator[None]:
     dtype, device = (None, None) if like is None else (like.dtype, like.device)
     try:
         yield
-    except (InputError, CheckpointError):
+    except (InputError, CheckpointError, TypeError):  # the last for a keyword that is misspelt
         vars(model).update(attributes)
         for now, before in held:
             now.update(before)  # type: ignore[arg-type]

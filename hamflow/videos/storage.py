@@ -45,9 +45,8 @@ class FrameFile:
         frames = self._frames()
         if isinstance(index, slice | int):
             return torch.from_numpy(np.asarray(frames[index]))
-        numbers = np.asarray(index)
-        if numbers.dtype == bool:
-            numbers = numbers.nonzero()[0]
+        # As for a tensor: numbers from the end, booleans, and an IndexError for one that there is not.
+        numbers = torch.arange(len(self))[torch.as_tensor(index)].numpy()
         # The file gives rows in their own order, each once.
         rows, back = np.unique(numbers, return_inverse=True)
         return torch.from_numpy(frames[rows][back])
