@@ -289,7 +289,7 @@ def test_strips_may_begin_late() -> None:
         ("fit {long}.npz {short}.h5 --out {new} --model hgn", "differ in frames a video, 9 and 5"),
         ("fit {short}.h5 --out {new} --model hgn --hamiltonian dark", "hamiltonian = 'dark', expected one of 'sep"),
         ("fit {short}.h5 --out {new} --model hgn --objective gan", "objective = 'gan', expected one of 'elbo'"),
-        ("fit {short}.h5 --out {new} --model hgn --context 9", "context = 9, expected at most the 5 frames"),
+        ("fit {short}.h5 --out {new} --model hgn --context 9", "context = 9, expected 2 to the 5 frames"),
         ("fit {short}.h5 --out {new} --model hgn --beta -1", "beta = -1.0"),
         ("fit {short}.h5 --out {new} --model hgn --widths wide", "--widths = 'wide'"),
         ("fit {short}.h5 --out {new} --model hgn --device moon", "device"),
