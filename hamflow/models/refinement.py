@@ -20,7 +20,7 @@ _VIDEOS = 50
 def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
     r"""Codes near those of an encoder that explain frames better, by Adam on
 
-    .. math:: \frac{1}{2 \sigma^2} \sum_t \lVert x_t - g(q_t(z)) \rVert^2 + \frac{1}{2} \lVert z \rVert^2 .
+    .. math:: \frac{1}{2 \sigma^2} \sum_t \lVert x_t - g(q_t(z)) \rVert^2 + \frac{1}{2} \lVert z \rVert^2 ,
 
     which is -log p(x, z) up to a constant: the mode of the posterior, not its mean, and without the spread of r. An
     encoder is one function for all videos, and what it misses of a state grows along a motion. Of every video the best
@@ -39,7 +39,7 @@ def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
         Kim et al. (2018), Semi-Amortized Variational Autoencoders, arXiv 1802.02550, who refine mean and spread.
     """
     found = [_descend(model, x, start, steps) for x, start in zip(frames.split(_VIDEOS), z.split(_VIDEOS), strict=True)]
-    return torch.cat(found) if found else z
+    return torch.cat(found)
 
 
 @torch.enable_grad()
