@@ -22,7 +22,7 @@ def settings(model: str, case: str) -> dict[str, Any]:
     if model == "true_law":
         return {}
     training = {
-        "epochs": EPOCHS[case], "batch_size": 32, "learning_rate": 5e-4, "growth": 0.7, "frames_per_step": 10,
+        "epochs": EPOCHS[case], "batch_size": 32, "learning_rate": 5e-4, "growth": 0.8, "frames_per_step": 10,
     }  # fmt: skip
     return {"widths": [64, 64], "fit": training, "refine": 40}
 
@@ -86,7 +86,7 @@ class LatentODE(FieldModel):
 
 
 class Field(nn.Module):
-    """A perceptron for the change of a state, angles by cosine and sine."""
+    """A perceptron for the change of a state, angles by cosine and sine; in units of a rate, as energies are."""
 
     def __init__(self, features: Any, positions: int, momenta: int, widths: list[int], rate: float) -> None:
         super().__init__()
@@ -101,6 +101,6 @@ class Field(nn.Module):
         q, p = z.split((self.positions, self.momenta), -1)
         found: Tensor = self.network(torch.cat((self.features(q), p), -1))
         if not self.momenta:
-            return found
+            return self.rate * found
         back = -q.index_fill(-1, torch.tensor(self.angles, dtype=torch.long), 0.0) if self.angles else -q
-        return found + self.rate * torch.cat((p, back), -1)
+        return self.rate * (found + torch.cat((p, back), -1))

@@ -219,7 +219,7 @@ def test_a_motion_that_leaves_the_numbers(tmp_path: Path, folder: Path, capsys: 
     [
         ("samples", []),
         ("history", ["--kind", "history"]),
-        ("prediction", ["--data", "{folder}/long.npz", "--seen", 4]),
+        ("prediction", ["--data", "{folder}/long.npz", "--seen", 5]),
         ("prediction", ["--data", "{folder}/short.h5", "--kind", "prediction", "--seed", 1]),
     ],
 )

@@ -99,6 +99,18 @@ def test_patience() -> None:
     assert len(history.train) == history.best_epoch + 3
 
 
+def test_patience_waits_for_a_model_that_asks_for_it(rates: list[float]) -> None:
+    class Slow(Centre):
+        @property
+        def patient(self) -> bool:
+            return len(rates) < 5
+
+    history = run(Slow(), validation=rows(20, centre=-3.0), patience=3, schedule="plateau", batch_size=64, epochs=30)
+    # Four epochs are not counted, and the rate, which warms up, falls after the fifth and the sixth.
+    assert len(history.train) == 7
+    assert rates == pytest.approx([0.1 * (k + 1) / 30 * (1, 0.5, 0.25)[max(0, k - 4)] for k in range(7)])
+
+
 def test_shares_are_split_by_the_seed() -> None:
     seen: list[int] = []
 

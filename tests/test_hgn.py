@@ -68,7 +68,10 @@ def test_forecasts_go_on_where_reconstructions_end() -> None:
     model, frames = fitted(), springs(seed=1)[:]
     whole = model.reconstruct(frames, 10)
     torch.testing.assert_close(model.forecast(frames, 4), whole[:, 6:], rtol=0, atol=1e-6)
-    torch.testing.assert_close(model.forecast(frames[:, :3], 2), model.reconstruct(frames[:, :3], 5)[:, 3:])
+    # Of more than it learned from, the last ones tell what comes, and the first ones what was.
+    many = springs(n_frames=9, seed=1)[:]
+    torch.testing.assert_close(model.forecast(many, 4), model.forecast(many[:, 3:], 4))
+    torch.testing.assert_close(model.forecast(many, 4, backward=True), model.forecast(many[:, :6], 4, backward=True))
     last = model.path(*model.encode(frames), 5, model.dt)[-1].chunk(2, -1)
     for way, backward in ((1, False), (-1, True)):
         start = model.encode(frames) if backward else last
@@ -127,7 +130,7 @@ def test_clips_grow_when_what_they_show_is_explained() -> None:
     model, videos = fitted(), springs()
     stages = []
     for least, spread in ((1e9, 0.0), (1e-9, 1e9), (1e-9, 0.0)):
-        goal = objective(model, videos, growing=480).train()
+        goal = objective(model, videos, growth=0.8, showings=600).train()
         goal.config["spread"] = spread
         goal.shown.fill_(0.2)
         goal.least.fill_(least)
@@ -138,8 +141,72 @@ def test_clips_grow_when_what_they_show_is_explained() -> None:
     assert float(objective(model, videos).stage) == 1.0
 
 
+def test_clips_are_whole_in_the_end() -> None:
+    # Whatever is held out, and however far the error is from small.
+    model = small(context=3)
+    with pytest.MonkeyPatch.context() as patch:
+        stages: list[float] = []
+        follow = VideoObjective._follow
+
+        def spy(self: VideoObjective, error: Tensor, videos: int) -> None:
+            self.least.zero_()
+            follow(self, error * 0 + 1.0, videos)
+            stages.append(float(self.stage))
+
+        patch.setattr(VideoObjective, "_follow", spy)
+        model.fit(springs(), epochs=6, growth=1.0, validation=0.5, batch_size=2, progress=False)
+    assert stages[-1] == pytest.approx(1.0, abs=1e-3) and stages[-4] < 0.9
+
+
+def test_the_unit_of_time_changes_nothing() -> None:
+    videos = springs(noise=0.1)
+    for changes in ({}, {"hamiltonian": "joint"}, {"periodic": (0,)}):
+        histories = []
+        for dt in (0.125, 128.0):
+            model = small(**changes).fit(hf.Videos(videos[:], dt=dt), epochs=3, progress=False, dtype=torch.float64)
+            histories.append(model.history.train)
+        assert histories[0] == pytest.approx(histories[1], rel=1e-6)
+
+
+def test_a_motion_that_is_lost_is_an_error_and_in_training_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fitted(hamiltonian="joint")
+    with torch.no_grad():
+        model.transformer[-1].bias.fill_(math.inf)
+    for call in (
+        lambda: model.forecast(springs()[:], 3),
+        lambda: model.reconstruct(springs()[:]),
+        lambda: model.sample(2, 3),
+    ):
+        with pytest.raises(hf.RolloutError):
+            call()
+    parts, calls = VideoObjective._parts, []
+
+    def lost(self: VideoObjective, frames: Tensor) -> Any:
+        calls.append(frames)
+        if len(calls) == 4:
+            raise hf.RolloutError("lost", time=1.0)
+        return parts(self, frames)
+
+    monkeypatch.setattr(VideoObjective, "_parts", lost)
+    model = small().fit(springs(), epochs=3, progress=False)
+    assert len(model.history.train) == 3 and "not finite" in model.history.notes[0]
+
+
+def test_more_epochs_than_planned(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"schedule": "constant", "checkpoint": tmp_path / "run", "progress": False}
+    small().fit(springs(), epochs=2, **settings)
+    model = small().fit(springs(), epochs=4, **settings)
+    assert len(model.history.train) == 4
+    with pytest.raises(hf.CheckpointError, match="growth"):
+        small().fit(springs(), epochs=5, growth=0.3, **settings)
+
+
+def test_context_of_all_frames_asks_for_no_second_encoder() -> None:
+    assert small(context=6).few is None and small(context=5).few is not None
+
+
 def test_what_follows_missed_frames_counts_less_until_clips_are_whole() -> None:
-    goal = objective(fitted(), springs(), growing=480).train()
+    goal = objective(fitted(), springs(), growth=0.8, showings=600).train()
     goal.config["spread"] = 1.0
     errors = torch.tensor([[0.1, 0.2, 0.1], [0.1, 1.3, 0.1]])
     torch.testing.assert_close(goal._causal(errors), torch.tensor([[1, 1, 1], [1, 1, math.exp(-1.0)]]))
@@ -300,6 +367,13 @@ REFUSED = {
     "frames": (lambda: small(frames=1), "frames = 1, expected 2 or more"),
     "float_size": (lambda: small(size=8.0), "size = 8.0, expected one of"),
     "refine_kind": (lambda: small().encode(springs()[:], refine=None), "refine = None, expected a number of steps"),
+    "few": (lambda: fitted().encode(springs()[:, :3]), "frames has 3 frames a video, expected 6 or more"),
+    "below_context": (
+        lambda: fitted(context=4).reconstruct(springs()[:, :3], 6),
+        "frames has 3 frames a video, expected 4 or more",
+    ),
+    "guide": (lambda: fitted().guide(springs()[:, :3]), "expected 6 or more"),
+    "model": (lambda: fitted().model(255 * springs()[:]), "expected .0, 1."),
     "own_dim": (
         lambda: small(dim=3, hamiltonian=hf.systems.DoublePendulum()),
         "hamiltonian takes no states of 3 positions",

@@ -12,7 +12,7 @@ import typer
 from hamflow.cli.dynamics import begin
 from hamflow.cli.options import MAX_SEED, Key, Overwrite, Quiet, Run, Seen
 from hamflow.cli.runs import check_target, read_run
-from hamflow.cli.videos import check_seen, finite, read_films
+from hamflow.cli.videos import check_seen, read_films
 from hamflow.errors import InputError
 from hamflow.io import atomic_path, read_table
 from hamflow.models import HGN, NHF
@@ -167,7 +167,7 @@ def _draw_videos(
     if kind == Picture.history:
         return plots.plot_history(model.history, quantity="loss a pixel").figure
     if kind == Picture.samples:
-        videos = finite(model.sample(_SAMPLES, model.config["frames"], seed=seed))
+        videos = model.sample(_SAMPLES, model.config["frames"], seed=seed)
         strips = {f"sample {k + 1}": video for k, video in enumerate(videos)}
         return plots.plot_frames(strips, every=-(-videos.shape[1] // _COLUMNS))
     if data is None:
@@ -179,8 +179,8 @@ def _draw_videos(
     truth = films[:1]
     strips = {
         "truth": truth[0],
-        "reconstruction": finite(model.reconstruct(truth[:, :known]))[0],
-        "forecast": finite(model.forecast(truth[:, :known], length))[0],
-        "made up": finite(model.sample(1, known + length, seed=seed))[0],
+        "reconstruction": model.reconstruct(truth[:, :known])[0],
+        "forecast": model.forecast(truth[:, :known], length)[0],
+        "made up": model.sample(1, known + length, seed=seed)[0],
     }
     return plots.plot_frames(strips, every=-(-(known + length) // _COLUMNS), start={"forecast": known})

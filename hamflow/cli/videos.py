@@ -18,7 +18,7 @@ from hamflow.cli.dynamics import system_of
 from hamflow.cli.frames import BESIDE, check_writable_as_videos, is_gif, read_frames, write_frames
 from hamflow.cli.options import Key, Overwrite, Quiet, Run, Seed, Seen, Setting
 from hamflow.cli.runs import check_places, check_target, read_video_model, report, write_run
-from hamflow.errors import InputError, RolloutError, check_choice
+from hamflow.errors import InputError, check_choice
 from hamflow.models import HGN
 from hamflow.systems import SYSTEMS
 from hamflow.videos import Videos
@@ -126,7 +126,7 @@ def forecast(
         for start in range(0, count, _AT_A_TIME):
             frames = films[start : min(start + _AT_A_TIME, count)]
             known = frames[:, :shown]
-            found = finite(model.forecast(known, length, dt_scale=dt_scale, backward=backward, refine=refine))
+            found = model.forecast(known, length, dt_scale=dt_scale, backward=backward, refine=refine)
             errors.add(frames[:, shown:], found, frames[:, shown - 1 : shown])
             yield found
 
@@ -165,7 +165,7 @@ def sample_videos(model: HGN, out: Path, n: int, n_frames: int | None, seed: int
     """Write videos that a model makes up, and say so."""
     check_writable_as_videos(out)
     length = n_frames or model.config["frames"]
-    write_frames(out, [finite(model.sample(n, length, seed=seed))], model.dt, {"seed": seed})
+    write_frames(out, [model.sample(n, length, seed=seed)], model.dt, {"seed": seed})
     return f"{n} videos of {length} frames, {model.dt:g} apart: {out}"
 
 
@@ -190,15 +190,6 @@ def check_seen(seen: int, films: Videos, path: Path) -> int:
     if seen > films.n_frames:
         raise InputError(f"--seen = {seen}, expected at most the {films.n_frames} frames of the videos in {path}")
     return seen
-
-
-def finite(frames: Tensor) -> Tensor:
-    """The frames, or :class:`RolloutError` where the motion behind them has left the finite numbers."""
-    bad = ~frames.isfinite().flatten(2).all(-1).all(0)
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        raise RolloutError(f"the motion left the finite numbers at frame {first} of {len(bad)}", time=first)
-    return frames
 
 
 def described(videos: Videos) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian
-from hamflow.errors import InputError, check_choice, check_device, check_dtype
+from hamflow.errors import InputError, RolloutError, check_choice, check_device, check_dtype
 from hamflow.io import check_writable
 from hamflow.models.refusal import unchanged_if_refused
 from hamflow.models.storage import (
@@ -125,6 +125,24 @@ class VideoModel(nn.Module):
         return in_unit_range(found).to(self.like)
 
 
+def finite(frames: Tensor) -> Tensor:
+    """The frames, or :class:`RolloutError` where the motion behind them has left the finite numbers."""
+    bad = ~frames.isfinite().flatten(2).all(-1).all(0)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise RolloutError(f"the motion left the finite numbers at frame {first} of {len(bad)}", time=first)
+    return frames
+
+
+def check_enough(frames: Tensor, fewest: int) -> None:
+    """Raise :class:`InputError` unless videos have so many frames."""
+    if frames.shape[1] < fewest:
+        raise InputError(
+            f"frames has {frames.shape[1]} frames a video, expected {fewest} or more: no fewer were learned from, as a "
+            "model with context does"
+        )
+
+
 def check_hamiltonian(hamiltonian: Any, names: Sequence[str], dim: int) -> None:
     """Raise :class:`InputError` unless it is one of these names, or a :class:`Hamiltonian` of so many positions."""
     if isinstance(hamiltonian, str):
@@ -149,7 +167,7 @@ def spread(videos: Videos) -> float:
     Raises:
         InputError: nothing moves.
     """
-    some = videos[: min(_SOME, len(videos))]
+    some = videos.some(_SOME)
     # Not by the variance, which of greys is a rounding error.
     if bool((some == some[:1, :1]).all()):
         raise InputError("frames are all alike, expected some that move")

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian, SeparableHamiltonian
 from hamflow.energies.features import AngleFeatures
-from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
+from hamflow.errors import InputError, check_choice, check_positive, check_seed
 from hamflow.models.calibration import calibrate, usual_rate, whiten
 from hamflow.models.dynamics import check_angles, check_widths
-from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
+from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_enough, check_hamiltonian, finite
 from hamflow.models.latent import oscillating, transformer
-from hamflow.models.pictures import SIDE, FrameDecoder, MapEncoder, VectorEncoder
+from hamflow.models.pictures import SIDE, FrameDecoder, MapEncoder, VectorEncoder, check_shape
 from hamflow.models.refinement import refined
 from hamflow.models.video_objective import VideoObjective
 from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting
-from hamflow.training import random_generator, seeded
+from hamflow.training import random_generator, seeded, split_rows
 from hamflow.videos import Videos
 
-#: Videos whose codes stand for those of all.
-_SOME = 1000
+#: Videos from which training starts, all at once, and those whose codes stand for those of all.
+_FEW, _SOME = 256, 1000
 
 
 class HGN(VideoModel):
@@ -43,7 +43,7 @@ class HGN(VideoModel):
         channels: 1 for grey, 3 for RGB.
         frames: the largest number of frames that the encoder reads.
         context: the fewest frames from which states are to be inferred, by a second encoder that learns what the first
-            one says of all; by default there is none, and a video is read from all its frames.
+            one says of all; by default as many as the videos have that it learns from, and no second encoder.
         dim: d, the number of positions; with ``maps`` the number of maps of 4 x 4 positions.
         code: the number of entries of z; by default 2 d, one more for each angle; with ``maps`` of maps.
         hamiltonian: ``"separable"``, ``"mechanical"`` or ``"joint"``, as for :class:`hamflow.HNN`, or a
@@ -92,9 +92,7 @@ class HGN(VideoModel):
         substeps: int = 1,
         seed: int = 0,
     ) -> None:
-        for name, number, known in (("size", size, (8, 16, 32, 64)), ("channels", channels, (1, 3))):
-            if not is_number(number, integer=True) or number not in known:
-                raise InputError(f"{name} = {number!r}, expected one of {known}")
+        check_shape(size, channels)
         for name, number in (("frames", frames), ("dim", dim), ("width", width), ("substeps", substeps)):
             check_positive(name, number, integer=True)
         for name, count in (("code", code), ("context", context)):
@@ -129,13 +127,10 @@ class HGN(VideoModel):
         drawn = dim + len(angles)
         kind = config["hamiltonian"]
         with seeded(config["seed"]):
+            shape = (config["frames"], config["channels"], config["size"], 2 * codes, width)
             encoder = MapEncoder if maps else VectorEncoder
-            self.encoder = encoder(config["frames"], config["channels"], config["size"], 2 * codes, width)
-            self.few = (
-                None
-                if config["context"] is None
-                else encoder(config["frames"], config["channels"], config["size"], 2 * codes, width)
-            )
+            self.encoder = encoder(*shape)
+            self.few = None if config["context"] in (None, config["frames"]) else encoder(*shape)
             self.decoder = FrameDecoder(drawn, config["channels"], config["size"], width, maps=maps)
             self.transformer = transformer(codes, drawn + dim, config["widths"], width, maps=maps)
             self.hamiltonian = (
@@ -157,6 +152,7 @@ class HGN(VideoModel):
         Of more frames than were learned from the first ones are read.
         """
         most = int(self.most)
+        check_enough(frames, most if self.few is None else self.config["context"])
         return self.moments(self.encoder if self.few is None or frames.shape[1] >= most else self.few, frames[:, :most])
 
     def moments(self, encoder: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,6 +182,7 @@ class HGN(VideoModel):
 
     def model(self, frames: Tensor) -> None:
         """The Pyro model of frames (n, time, channel, height, width)."""
+        frames = self._seen(frames)
         pyro.module("hgn", self)
         with pyro.plate("videos", len(frames)):
             z = pyro.sample("z", dist.Normal(frames.new_zeros(self.code), 1.0).to_event(1))
@@ -195,6 +192,7 @@ class HGN(VideoModel):
 
     def guide(self, frames: Tensor) -> None:
         """The Pyro guide of :meth:`model`: the encoder."""
+        frames = self._seen(frames)
         pyro.module("hgn", self)
         with pyro.plate("videos", len(frames)):
             pyro.sample("z", dist.Normal(*self.posterior(frames)).to_event(1))
@@ -207,7 +205,7 @@ class HGN(VideoModel):
         beta: float = 1.0,
         tolerance: float = 0.02,
         frames_per_step: int | None = None,
-        growth: float = 0.7,
+        growth: float = 0.8,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         epochs: int = 100,
@@ -224,8 +222,9 @@ class HGN(VideoModel):
         .. math:: \frac{1}{N} \Bigl( -\mathbb{E}_r \log p(x \mid z) + \beta\, \mathrm{KL}(r \,\|\, p) \Bigr)
 
         where N is the number of pixels of a video and :math:`\sigma^2` the squared error, where the bound is largest.
-        Where fewer frames are to be read, the second encoder learns the states that the first one infers. Every call
-        starts afresh from the model's seed.
+        Where fewer frames are to be read, the second encoder learns the states that the first one infers, and
+        :math:`\log(1 + \mathrm{KL})` of its code. Every call starts afresh from the model's seed; only an energy of
+        your own keeps its state.
 
         Args:
             videos: :class:`hamflow.Videos`, in memory or on disk, or an array (n, time, channel, height, width).
@@ -259,8 +258,6 @@ class HGN(VideoModel):
             2203.07404, for weights that let later times wait.
         """
         check_positive("epochs", epochs, integer=True)
-        if not is_number(growth) or not 0 <= growth <= 1:
-            raise InputError(f"growth = {growth!r}, expected a share from 0 to 1")
 
         def prepare(films: Videos) -> None:
             self.assemble(usual_rate(films))
@@ -270,10 +267,11 @@ class HGN(VideoModel):
         def goal(films: Videos) -> VideoObjective:
             # Principal components are found by random projections.
             with seeded(self.config["seed"], self.log_scale.device):
-                calibrate(self, films[: min(256, len(films))].to(self.log_scale), usual_rate(films))
+                calibrate(self, films.some(_FEW).to(self.log_scale), usual_rate(films))
+            shown, _ = split_rows(torch.arange(len(films)), validation, seed)
             return VideoObjective(
                 self, films, objective=objective, beta=beta, tolerance=tolerance,
-                frames_per_step=frames_per_step, growing=round(growth * epochs * len(films)),
+                frames_per_step=frames_per_step, growth=growth, showings=epochs * len(shown),
             )  # fmt: skip
 
         self._learn(
@@ -281,8 +279,7 @@ class HGN(VideoModel):
             batch_size=batch_size, learning_rate=learning_rate, validation=validation, progress=progress, seed=seed,
             **settings,
         )  # fmt: skip
-        films = self._checked(videos)
-        whiten(self, films[: min(_SOME, len(films))].to(self.log_scale))
+        whiten(self, self._checked(videos).some(_SOME).to(self.log_scale))
         return self
 
     @torch.no_grad()
@@ -302,7 +299,7 @@ class HGN(VideoModel):
         seen = self._seen(frames)
         count = seen.shape[1] if n_frames is None else n_frames
         check_positive("n_frames", count, integer=True)
-        return self.pictures(self._code(seen, refine), count)
+        return finite(self.pictures(self._code(seen, refine), count))
 
     @torch.no_grad()
     def forecast(
@@ -311,7 +308,8 @@ class HGN(VideoModel):
         """The ``n_frames`` frames after the last one given, or before the first, in the order in which they are met.
 
         Args:
-            frames: (n, k, channel, height, width).
+            frames: (n, k, channel, height, width), of which the last ones are read or, backwards, the first, as many
+                as were learned from.
             n_frames: how many.
             dt_scale: the time between two of them, in units of that between two frames of the training videos.
             backward: whether time runs backwards from the first frame.
@@ -319,15 +317,20 @@ class HGN(VideoModel):
 
         Returns:
             (n, n_frames, channel, height, width).
+
+        Raises:
+            InputError: the frames are too few, or have another size; a number is out of range.
+            RolloutError: the motion leaves the finite numbers.
         """
         check_positive("n_frames", n_frames, integer=True)
         check_positive("dt_scale", dt_scale)
         seen = self._seen(frames)
+        seen = seen if backward else seen[:, -int(self.most) :]
         q, p = self.initial_state(self._code(seen, refine))
         if not backward:
             q, p = self.path(q, p, seen.shape[1] - 1, self.dt)[-1].chunk(2, -1)
         path = self.path(q, p, n_frames, -self.dt * dt_scale if backward else self.dt * dt_scale)
-        return self.decode(path[1:, ..., : self.dim]).movedim(0, 1)
+        return finite(self.decode(path[1:, ..., : self.dim]).movedim(0, 1))
 
     @torch.no_grad()
     def sample(self, n: int, n_frames: int, *, seed: int | None = None) -> Tensor:
@@ -336,7 +339,7 @@ class HGN(VideoModel):
             check_positive(name, count, integer=True)
         like = self.log_scale
         z = like.new_empty(n, self.code).normal_(generator=random_generator(seed, like.device))
-        return self.pictures(z, n_frames)
+        return finite(self.pictures(z, n_frames))
 
     def pictures(self, z: Tensor, n_frames: int) -> Tensor:
         """The videos of codes, (n, code) -> (n, n_frames, channel, height, width), without the noise of pixels."""
@@ -344,7 +347,4 @@ class HGN(VideoModel):
         return self.decode(path[..., : self.dim]).movedim(0, 1)
 
     def _code(self, frames: Tensor, refine: int) -> Tensor:
-        if not is_number(refine, integer=True) or refine < 0:
-            raise InputError(f"refine = {refine!r}, expected a number of steps, 0 or more")
-        mean = self.posterior(frames)[0]
-        return refined(self, frames, mean, refine) if refine else mean
+        return refined(self, frames, self.posterior(frames)[0], refine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from hamflow.energies import (
@@ -14,6 +15,7 @@ from hamflow.energies import (
     MLPPotential,
     PeriodicEnergy,
     QuadraticKinetic,
+    ScaledEnergy,
     SeparableHamiltonian,
     SumEnergy,
 )
@@ -43,7 +45,7 @@ def oscillating(
     r"""A learned Hamiltonian that starts near oscillators, :math:`H \approx \tfrac{\omega}{2} (p^2 + q^2)`.
 
     Where nothing moved at the start, a decoder would learn to draw the mean frame, and the rest nothing. Angles start
-    near rotors.
+    near rotors. Networks are in units of :math:`\omega`, so that training goes alike in any unit of time.
 
     Args:
         kind: ``"separable"``, networks T(p) and V(q) beside the oscillators; ``"mechanical"``, a network V(q) only;
@@ -62,7 +64,7 @@ def oscillating(
         energy: Energy = QuadraticKinetic(size, mass=1 / rate, learn=True)
         if network:
             free = FunctionEnergy(MapEnergy(variables // SIDE**2, width)) if maps else MLPPotential(size, widths)
-            energy = SumEnergy(energy, free)
+            energy = SumEnergy(energy, ScaledEnergy(free, size).set_units(torch.zeros(size), torch.ones(size), rate))
         return PeriodicEnergy(energy, angles, variables) if angles else energy
 
     if kind == "joint":

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hamflow.errors import InputError, is_number
+
 #: The side of the smallest map, between convolutions and numbers.
 SIDE = 4
 #: Pictures of maps that are drawn at once.
 _PIECE = 32
+
+
+def check_shape(size: Any, channels: Any) -> None:
+    """Raise :class:`InputError` unless networks draw frames of this size and so many channels."""
+    for name, number, known in (("size", size, (8, 16, 32, 64)), ("channels", channels, (1, 3))):
+        if not is_number(number, integer=True) or number not in known:
+            raise InputError(f"{name} = {number!r}, expected one of {known}")
 
 
 class FrameEncoder(nn.Module):

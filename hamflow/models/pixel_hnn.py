@@ -13,7 +13,7 @@ from torch.nn import functional
 from hamflow.energies import Hamiltonian, JointHamiltonian, ScaledEnergy, SeparableHamiltonian
 from hamflow.errors import InputError, check_choice, check_positive, check_seed
 from hamflow.models.dynamics import check_widths
-from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian
+from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_hamiltonian, finite
 from hamflow.models.latent import oscillating
 from hamflow.models.pixel_objective import PixelObjective
 from hamflow.models.pixel_units import finish, start
@@ -156,7 +156,7 @@ class PixelHNN(VideoModel):
             for part in (last.weight, last.bias):
                 part.div_(size)
             first.weight.mul_(size)
-            for energy in self.hamiltonian.modules():
+            for energy in self.hamiltonian.children():
                 if isinstance(energy, ScaledEnergy):
                     energy.set_units(energy.loc / size, energy.scale / size, energy.factor / size**2)
 
@@ -220,7 +220,7 @@ class PixelHNN(VideoModel):
             return found
 
         def some(films: Videos) -> Tensor:
-            return films[: min(_SOME, len(films))].to(self.scale)
+            return films.some(_SOME).to(self.scale)
 
         self._learn(
             videos, lambda films: self.assemble(), goal, dtype=dtype, device=device, checkpoint=checkpoint,
@@ -264,6 +264,10 @@ class PixelHNN(VideoModel):
 
         Returns:
             (n, n_frames, channel, height, width).
+
+        Raises:
+            InputError: the frames are none, or have another size; a number is out of range.
+            RolloutError: the motion leaves the finite numbers.
         """
         check_positive("n_frames", n_frames, integer=True)
         check_positive("dt_scale", dt_scale)
@@ -278,7 +282,7 @@ class PixelHNN(VideoModel):
 
     def _pictures(self, path: Tensor) -> Tensor:
         # The first frame of each state, (time, n, 2 d) -> (n, time, channel, height, width).
-        return self.decode(*path.chunk(2, -1))[:, :, 0].movedim(0, 1)
+        return finite(self.decode(*path.chunk(2, -1))[:, :, 0].movedim(0, 1))
 
 
 def _scaled(hamiltonian: Hamiltonian, dim: int) -> Hamiltonian:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hamflow.errors import InputError, is_number
+
 if TYPE_CHECKING:
     from hamflow.models.hgn import HGN
 
@@ -35,9 +37,16 @@ def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
     Returns:
         Codes, (n, code).
 
+    Raises:
+        InputError: ``steps`` is no number of steps.
+
     References:
         Kim et al. (2018), Semi-Amortized Variational Autoencoders, arXiv 1802.02550, who refine mean and spread.
     """
+    if not is_number(steps, integer=True) or steps < 0:
+        raise InputError(f"refine = {steps!r}, expected a number of steps, 0 or more")
+    if not steps:
+        return z
     found = [_descend(model, x, start, steps) for x, start in zip(frames.split(_VIDEOS), z.split(_VIDEOS), strict=True)]
     return torch.cat(found)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hamflow.errors import InputError, check_choice, check_positive
+from hamflow.errors import InputError, RolloutError, check_choice, check_positive, is_number
 from hamflow.models.filmed import spread
 from hamflow.videos import Videos
 
@@ -24,7 +24,7 @@ _WAIT, _PACE, _SETTLED, _SMALL, _DEADLINE = 0.05, 2.0, 2.5, 0.1, 3
 _SHAPE = 1.5
 #: What follows frames that are missed by more than a share of the variance counts less, at such a rate.
 _MISSED, _CAUSE = 0.3, 1.0
-#: How fast the error is followed.
+#: How fast the error, and the size of states, are followed.
 _SOON = 0.05
 #: The weight of what few frames miss. Their encoder learns nothing else, so it only keeps out of the others' clipping.
 _FEW = 0.01
@@ -39,10 +39,10 @@ class VideoObjective(nn.Module):
         model: the network.
         videos: what it learns from.
         objective, beta, tolerance, frames_per_step: see :meth:`hamflow.HGN.fit`.
-        growing: over how many videos, each time one is shown, the clips that are to be explained grow from two frames
-            to whole videos, at most: they wait while their error is large. Fast motions whose clips grow too soon are
-            missed in the middle and never found again. Within a clip, too, what follows missed frames counts less
-            meanwhile.
+        growth: the share of the training in which the clips that are to be explained grow from two frames to whole
+            videos, at most: they wait while their error is large. Fast motions whose clips grow too soon are missed in
+            the middle and never found again. Within a clip, too, what follows missed frames counts less meanwhile.
+        showings: how many videos are shown in the whole training, each time one is.
 
     Raises:
         InputError: a setting is out of range.
@@ -54,6 +54,8 @@ class VideoObjective(nn.Module):
     stage: Tensor
     recent: Tensor
     least: Tensor
+    centre: Tensor
+    square: Tensor
 
     def __init__(
         self,
@@ -64,12 +66,15 @@ class VideoObjective(nn.Module):
         beta: float,
         tolerance: float,
         frames_per_step: int | None,
-        growing: int = 0,
+        growth: float = 0.0,
+        showings: int = 0,
     ) -> None:
         super().__init__()
         check_choice("objective", objective, ("elbo", "geco"))
         for name, number in (("beta", beta), ("tolerance", tolerance)):
             check_positive(name, number)
+        if not is_number(growth) or not 0 <= growth <= 1:
+            raise InputError(f"growth = {growth!r}, expected a share from 0 to 1")
         decoded = videos.n_frames if frames_per_step is None else frames_per_step
         check_positive("frames_per_step", decoded, integer=True)
         context = model.config["context"]
@@ -79,24 +84,37 @@ class VideoObjective(nn.Module):
         self.config = {
             **{f"hgn {name}": value for name, value in model.config.items()},
             "objective": objective, "beta": beta, "tolerance": tolerance,
-            "frames_per_step": frames_per_step, "growing": growing, "spread": size,
+            "frames_per_step": frames_per_step, "growth": growth, "spread": size,
             "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
         self.decoded = min(decoded, videos.n_frames)
-        self.growing = growing
+        self.growing = round(growth * showings)
         self.bound = tolerance * size
         self.register_buffer("multiplier", torch.tensor(1 / self.bound))
         self.register_buffer("excess", torch.tensor(0.0))
         self.register_buffer("shown", torch.tensor(0.0))
-        self.register_buffer("stage", torch.tensor(0.0 if growing else 1.0))
+        self.register_buffer("stage", torch.tensor(0.0 if self.growing else 1.0))
         for name in ("recent", "least"):
             self.register_buffer(name, torch.tensor(size))
+        # Of states, which start with about mean zero and variance one.
+        width = model.features.size + model.dim
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("square", torch.ones(width))
+
+    @property
+    def patient(self) -> bool:
+        """Whether clips still grow, so that a loss of whole videos says nothing yet."""
+        return float(self.stage) < 1
 
     def loss(self, index: Tensor) -> Tensor:
         """The loss a pixel, of the videos with these numbers."""
         frames = self.videos[index.cpu()].to(self.multiplier)
-        error, counted, divergence, missed = self._parts(frames)
+        try:
+            error, counted, divergence, missed = self._parts(frames)
+        except RolloutError:
+            # As for a motion that is lost in numbers that are not finite: the loop goes back.
+            return math.nan * self.model.log_scale
         pixels = frames[0].numel()
         share = self.config["beta"] * divergence / pixels + _FEW * missed
         if self.training:
@@ -142,8 +160,7 @@ class VideoObjective(nn.Module):
         errors = (found - frames[:, shown]).square().mean((2, 3, 4))
         divergence = _divergence(mean, scale, torch.zeros_like(mean), torch.ones_like(scale))
         missed = mean.new_zeros(())
-        # Of one video alone there is no spread of states to measure by.
-        if self.training and model.few is not None and len(seen) > 1 and model.config["context"] < seen.shape[1]:
+        if self.training and model.few is not None and model.config["context"] < seen.shape[1]:
             missed = self._missed(seen, mean.detach(), scale.detach())
         return errors.mean(), (self._causal(errors) * errors).mean(), divergence.mean(), missed
 
@@ -166,8 +183,12 @@ class VideoObjective(nn.Module):
         for z in (mean, other):
             q, p = model.split(functional_call(model.transformer, frozen, (model.rows(z),)))
             states.append(torch.cat((model.features(q), p), -1))
+        with torch.no_grad():
+            self.centre.lerp_(states[0].mean(0), _SOON)
+            self.square.lerp_(states[0].square().mean(0), _SOON)
+            size = (self.square - self.centre**2).clamp_min(1e-6)
         # Of states, whose mean is the best guess, as that of codes need not be; and the spread of codes about it.
-        error = ((states[1] - states[0]) / states[0].std(0).clamp_min(1e-6)).square().sum(-1)
+        error = ((states[1] - states[0]).square() / size).sum(-1)
         return (error + _divergence(mean, scale, other.detach(), width).log1p()).mean()
 
 

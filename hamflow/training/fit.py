@@ -83,7 +83,8 @@ def fit(
             epochs without one, brings no better loss, of training where there are no validation rows) or
             ``"constant"``; all warm up over 50 steps.
         validation: the share of rows held out, the held-out rows themselves, or None.
-        patience: epochs without a better validation loss before the loop stops; None never stops early.
+        patience: epochs without a better validation loss before the loop stops; None never stops early. Epochs after
+            which ``model.patient`` is true count neither here nor for a plateau.
         clip: the largest gradient norm.
         seed: for the split, the batches and the model's own noise.
         progress: whether to show a progress bar.
@@ -133,6 +134,7 @@ class _Run:
         self.scale = 1.0  # halved by a plateau or a bad step
         self.returns = 0
         self.since_halving = 0
+        self.counted_from = 0
         self.best_loss = math.inf
         self.saved_at = time.monotonic()
 
@@ -247,6 +249,9 @@ class _Run:
         if loss < self.best_loss:
             self.best_loss, self.since_halving = loss, 0
             return
+        if getattr(self.model, "patient", False):
+            self.counted_from, self.since_halving = self.epoch, 0
+            return
         self.since_halving += 1
         wait = max(1, self.settings["patience"] // 3) if self.settings["patience"] else 10
         if self.settings["schedule"] == "plateau" and self.since_halving >= wait:
@@ -255,7 +260,8 @@ class _Run:
 
     def _out_of_patience(self) -> bool:
         patience = self.settings["patience"]
-        return self.held_out is not None and patience is not None and self.epoch - self.history.best_epoch >= patience
+        since = max(self.history.best_epoch, self.counted_from)
+        return self.held_out is not None and patience is not None and self.epoch - since >= patience
 
     def _mark_good(self) -> None:
         self.good = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
@@ -268,7 +274,7 @@ class _Run:
         self.state: dict[str, Any] = {
             "good": self.good, "best": self.best, "best_loss": self.best_loss, "history": asdict(self.history),
             "epoch": self.epoch, "scale": self.scale, "returns": self.returns, "since_halving": self.since_halving,
-            "random": self.random[0], "random_cuda": self.random[1],
+            "counted_from": self.counted_from, "random": self.random[0], "random_cuda": self.random[1],
         }  # fmt: skip
 
     def _go_back(self) -> None:
@@ -319,6 +325,7 @@ class _Run:
         self._check_law(state)
         self.epoch, self.scale = state["epoch"], state["scale"]
         self.returns, self.since_halving = state["returns"], state["since_halving"]
+        self.counted_from = state.get("counted_from", 0)
         self.random = state["random"], state["random_cuda"]
         self._take_down()
         torch.set_rng_state(state["random"])

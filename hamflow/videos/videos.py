@@ -69,6 +69,21 @@ class Videos:
         """Videos as a tensor with values in [0, 1], (..., time, channel, height, width)."""
         return in_unit_range(self.frames[index])
 
+    def some(self, n: int, *, numbers: int = 50_000_000, seed: int = 0) -> Tensor:
+        """At most n videos drawn at random, in their order, and fewer where all have more than so many pixels.
+
+        Example:
+            >>> import torch, hamflow as hf
+            >>> hf.Videos(torch.rand(8, 5, 1, 16, 16)).some(3).shape
+            torch.Size([3, 5, 1, 16, 16])
+        """
+        check_positive("n", n, integer=True)
+        count = min(n, len(self), max(1, numbers // math.prod(self.frames.shape[1:])))
+        if count == len(self):
+            return self[:]
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self[order[:count].sort().values]
+
     @property
     def n_frames(self) -> int:
         """The number of frames of a video."""
