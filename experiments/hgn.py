@@ -52,9 +52,9 @@ decoder, start from data, and training, and the dynamics about equal parameters.
 an angle: about a third of its motions go over the top.
 
 true_law: no network, but an estimate of what the noise allows. It knows the law, the prior of initial states and the
-noise, sees the noisy positions themselves, weighs 20,000 true motions by how well they fit, and predicts the mean of
-their pictures. From 30 positions few of those motions keep a weight, and of two bodies one alone, so there it can be
-beaten; from five positions of one coordinate hundreds do.
+noise, sees the noisy positions themselves, weighs true motions drawn from the prior by how well they fit, and predicts
+the mean of their pictures. draws_from_all, draws_from_five: how many draws from the posterior these weights are worth,
+the median over videos; where they are few it can be beaten.
 
 How the settings were chosen: by hand, on videos of another seed than those of the table.
 """
@@ -73,7 +73,8 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
     task = load_task(run.case, run.seed, quick)
     chosen = run.configuration["settings"]
     if run.model == "true_law":
-        known = errors(hgn_limits.predictions(task), task)
+        answers, worth = hgn_limits.predictions(task)
+        known = errors(answers, task) | worth
         return [{"metric": metric, "value": value, "unit": "1"} for metric, value in known.items()]
     model = hgn_contenders.build(run.model, task.case, chosen, run.seed)
     start = time.process_time()

@@ -1,41 +1,61 @@
-"""About what the noise of a film allows: who knows the law, and infers the state from noisy positions by weights."""
+"""What the noise of a film allows: who knows the law, and infers the state from noisy positions by weights."""
 
 from __future__ import annotations
 
 import torch
 from hgn_tasks import JUDGED, TRAINED, Task
 from torch import Tensor
+from torch.distributions import VonMises
 
-#: Motions from the prior, and how many of them are drawn for a video.
-_MOTIONS, _DRAWN = 20_000, 128
+#: Motions from the prior, and how many of them are drawn for a video. A law that knows no directions needs fewer: how
+#: far each one is turned is drawn exactly.
+_MOTIONS, _TURNED, _DRAWN = 100_000, 20_000, 128
 
 
-def posterior_pictures(task: Task, seen: int, times: slice) -> Tensor:
+def posterior_pictures(task: Task, seen: int, times: slice) -> tuple[Tensor, float]:
     """The mean picture of the test videos given their first so many noisy positions, (n, time, 1, 32, 32).
 
-    True motions from the initial states of the case, weighted by their fit to the noisy positions themselves, which
-    pictures show only up to their pixels.
+    True motions from the initial states of the case are weighted by their fit to the noisy positions themselves, which
+    pictures show only up to their pixels. The number says how many draws these weights are worth, the median over
+    videos.
     """
-    count = 500 if task.quick else _MOTIONS
-    initial = task.case.system.initial_states(count, torch.Generator().manual_seed(3000))
-    # As many frames as the videos that are judged have, whatever is asked for: the simulation is the cheap part.
-    motions = task.simulate(initial, JUDGED)
-    known, shaken = motions[:, :seen].flatten(1), task.shaken[:, :seen].flatten(1)
-    weights = torch.softmax(-0.5 * torch.cdist(shaken, known).square() / task.case.noise**2, 1)
+    count = 500 if task.quick else _TURNED if task.case.isotropic else _MOTIONS
+    q, p = task.case.system.initial_states(count, torch.Generator().manual_seed(3000))
+    known, shaken = task.simulate((q, p), seen).flatten(1), task.shaken[:, :seen].flatten(1)
+    apart = torch.cdist(shaken, known).square() / task.case.noise**2
+    if task.case.isotropic:
+        # Over all turns: |s - R k|^2 = |s|^2 + |k|^2 - 2 Re(e^(-i phi) <k, s>) is integrated by a Bessel function.
+        overlap = _planar(shaken) @ _planar(known).mH / task.case.noise**2
+        kappa = overlap.abs()
+        fit = -0.5 * (apart + 2 * overlap.real) + kappa + torch.special.i0e(kappa).log()
+    else:
+        fit = -0.5 * apart
+    weights = torch.softmax(fit, 1)
     generator = torch.Generator().manual_seed(0)
+    chosen = torch.multinomial(weights, _DRAWN, replacement=True, generator=generator)
+    rows, back = chosen.unique(return_inverse=True)
+    motions = task.simulate((q[rows], p[rows]), times.stop)[:, times]
     found = []
-    for row in weights:
-        drawn = motions[torch.multinomial(row, _DRAWN, replacement=True, generator=generator), times]
+    for i, row in enumerate(back):
+        drawn = motions[row]
+        if task.case.isotropic:
+            turn = VonMises(overlap[i, chosen[i]].angle(), kappa[i, chosen[i]]).sample()
+            drawn = torch.view_as_real(_planar(drawn) * torch.polar(torch.ones_like(turn), turn)[:, None, None])
+            drawn = drawn.flatten(-2)
         noise = task.case.noise * torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype)
         found.append(task.draw(drawn + noise).mean(0))
-    return torch.stack(found)
+    return torch.stack(found), float((1 / weights.square().sum(1)).median())
 
 
-def predictions(task: Task) -> dict[str, Tensor]:
-    """Its answers to the questions that models are asked."""
+def predictions(task: Task) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Its answers to the questions that models are asked, and how many draws they rest on."""
     first, rest = slice(0, TRAINED), slice(TRAINED, JUDGED)
-    return {
-        "again": posterior_pictures(task, TRAINED, first),
-        "inferred": posterior_pictures(task, 5, first),
-        "ahead": posterior_pictures(task, TRAINED, rest),
-    }
+    answers, worth = {}, {}
+    for name, seen, times in (("again", TRAINED, first), ("inferred", 5, first), ("ahead", TRAINED, rest)):
+        answers[name], worth[seen] = posterior_pictures(task, seen, times)
+    return answers, {"draws_from_all": worth[TRAINED], "draws_from_five": worth[5]}
+
+
+def _planar(positions: Tensor) -> Tensor:
+    # x + i y, (*batch, 2 n) -> (*batch, n).
+    return torch.view_as_complex(positions.unflatten(-1, (-1, 2)).contiguous())

@@ -27,6 +27,8 @@ class Case:
     dim: int
     periodic: tuple[int, ...] = ()
     colours: tuple[float, ...] = (1.0,)
+    #: Whether the law, and what is known of initial states, stay the same when all is turned.
+    isotropic: bool = False
 
     @property
     def look(self) -> dict[str, Any]:
@@ -38,7 +40,7 @@ CASES = {
     "mass_spring": Case(hf.systems.MassSpring(mass=0.5, stiffness=2.0), 0.1, 1),
     "pendulum": Case(hf.systems.Pendulum(mass=0.5, gravity=3.0), 0.1, 1, (0,)),
     # Equal colours would show half a turn as no motion at all. The centre rests, so two positions tell all.
-    "two_body": Case(hf.systems.TwoBody(), 0.05, 2, colours=(1.0, 0.5)),
+    "two_body": Case(hf.systems.TwoBody(), 0.05, 2, colours=(1.0, 0.5), isotropic=True),
 }
 
 
