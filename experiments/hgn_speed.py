@@ -125,6 +125,7 @@ def main() -> None:
     decides = {"rounds": 2, "batch": 2, "frames": 4} if options.quick else {"rounds": 8, "batch": 16, "frames": 30}
     runs = [runner.Run(case, "hgn", seed, decides | {"size": SIZES[case]}) for case in options.cases for seed in seeds]
     store = report.ResultStore(options.out, quick=options.quick)
+    store.drop_stale({(run.case, run.model): run.configuration for run in runs})
     runner.execute(work, runs, store, options.jobs)
     report.write_table(store, "Speed of training on videos", NOTES, SIZES)
     write_overview(options.out.parent)

@@ -116,6 +116,7 @@ def main() -> None:
     decides = {"rounds": 2, "steps": 2} if options.quick else {"rounds": 60, "steps": 10}
     runs = [runner.Run("pendulum", "hnn", seed, decides) for seed in seeds]
     store = report.ResultStore(options.out, quick=options.quick)
+    store.drop_stale({(run.case, run.model): run.configuration for run in runs})
     runner.execute(work, runs, store, options.jobs)
     report.write_table(store, "Speed of training the published pendulum network", NOTES, ["pendulum"])
     write_overview(options.out.parent)

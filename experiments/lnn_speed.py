@@ -165,6 +165,7 @@ def main() -> None:
     decides = quick if options.quick else {"rounds": 30, "steps": 3, "peers": list(PEERS)}
     runs = [runner.Run(case, "lnn", seed, decides) for case in options.cases for seed in seeds]
     store = report.ResultStore(options.out, quick=options.quick)
+    store.drop_stale({(run.case, run.model): run.configuration for run in runs})
     # One at a time: contenders that share a machine with others are not compared fairly.
     runner.execute(work, runs, store, 1)
     report.write_table(store, "Speed of training a Lagrangian network", NOTES, SIZES)

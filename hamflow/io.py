@@ -196,8 +196,8 @@ def _read_frame(
         return frame.rename(columns=str), True
     array, names = _read_numpy(path, key)
     if array.ndim != 2:
-        hint = "; a single column has shape (n, 1)" if array.ndim == 1 else ""
-        raise InputError(f"{path} holds an array of shape {array.shape}, expected (n, dim){hint}")
+        hints = {1: "; a single column has shape (n, 1)", 5: "; videos are what an HGN learns from (--model hgn)"}
+        raise InputError(f"{path} holds an array of shape {array.shape}, expected (n, dim){hints.get(array.ndim, '')}")
     if array.dtype.kind not in "fiub":
         raise InputError(f"{path} holds an array of dtype {array.dtype}, expected real numbers")
     if names is not None and len(names) != array.shape[1]:

@@ -238,7 +238,7 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(
 
 
 def test_as_a_process(tmp_path: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "hamflow.cli"]
+    command = [sys.executable, "-m", "hamflow"]
     arguments = ["sample", folder / "run", "-n", "3", "--out", tmp_path / "samples.csv"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -352,6 +352,20 @@ def test_an_energy_of_ones_own(tmp_path: Path) -> None:
     assert torch.equal(twin.sample(3, 5, seed=0), model.sample(3, 5, seed=0))
 
 
+def test_it_says_when_it_learned_little() -> None:
+    videos = springs(40, size=16)
+    settings: dict[str, Any] = {"size": 16, "frames": 6, "dim": 1, "width": 8}
+    poor = hf.HGN(**settings).fit(videos, epochs=1, learning_rate=1e-12, progress=False)
+    assert "little of the motion was learned" in poor.history.notes[-1]
+    good = hf.HGN(**settings).fit(videos, epochs=60, learning_rate=4e-3, progress=False)
+    assert not good.history.notes
+
+
+def test_videos_are_frames_too() -> None:
+    model, videos = fitted(), springs(seed=1)
+    assert torch.equal(model.forecast(videos, 3), model.forecast(videos[:], 3))
+
+
 def frames(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
@@ -381,6 +395,11 @@ REFUSED = {
     "grey": (lambda: small().fit(torch.full((4, 6, 1, 8, 8), 0.3)), "all alike"),
     "refine": (lambda: small().encode(springs()[:], refine=-1), "refine = -1, expected a number of steps, 0 or more"),
     "growth": (lambda: small().fit(springs(), growth=1.5), "growth = 1.5, expected a share"),
+    "frames_per_step": (
+        lambda: small().fit(springs(), frames_per_step=7),
+        "frames_per_step = 7, expected at most the 6",
+    ),
+    "one_angle": (lambda: small(periodic=0), r"periodic = 0, expected a list of coordinates, \[0\] for one"),
     "periodic": (lambda: small(periodic=(2,)), "periodic = .2,., expected indices of the 2 coordinates"),
     "maps": (lambda: small(periodic=(0,), maps=True), "maps hold no angles"),
     "one_frame": (lambda: small().encode(frames(2, 1, 1, 8, 8)), "one frame a video"),

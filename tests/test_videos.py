@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from torch import Tensor
@@ -120,13 +121,42 @@ REFUSED = {
     "channels": (torch.rand(2, 4, 2, 8, 8), "with 1 or 3 channels$"),
     "range": (255 * torch.rand(2, 4, 1, 8, 8), "divided by 255"),
     "negative": (torch.rand(2, 4, 1, 8, 8) - 0.5, r"expected \[0, 1\]$"),
-    "nan": (torch.full((2, 4, 1, 8, 8), math.nan), "values from nan to nan"),
+    "nan": (torch.full((2, 4, 1, 8, 8), math.nan), "holds NaN"),
+    "channels_second": (torch.rand(2, 3, 4, 8, 8), "channels are before the times here"),
+    "no_channel": (torch.rand(4, 5, 8, 8), r"frames\[:, :, None\]"),
+    "mask": (torch.randint(2, (2, 4, 1, 8, 8), dtype=torch.uint8), "masks are given as bool"),
     "dtype": (torch.ones(2, 4, 1, 8, 8, dtype=torch.int64), "dtype torch.int64, expected"),
     "one_frame": (torch.rand(2, 1, 1, 8, 8), "one frame a video"),
     "empty": (torch.rand(0, 4, 1, 8, 8), "at least one video"),
     "lengths": ([torch.rand(4, 1, 8, 8), torch.rand(5, 1, 8, 8)], r"shapes \(4, 1, 8, 8\) and \(5, 1, 8, 8\)"),
     "text": ("film", "frames is a str, expected an array"),
 }
+
+
+def test_masks_and_arrays_that_run_backwards() -> None:
+    mask = torch.rand(2, 4, 1, 8, 8) > 0.5
+    torch.testing.assert_close(hf.Videos(mask)[:], mask.float())
+    array = torch.rand(2, 4, 1, 8, 8).numpy()
+    assert torch.equal(hf.Videos(array[:, ::-1])[:], torch.from_numpy(array).flip(1))
+
+
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        file["frames"] = torch.rand(2, 4, 1, 8, 8).numpy()
+    with pytest.raises(hf.InputError, match=r"holds frames, expected what Videos\(frames, dt\).save\(path\) writes"):
+        hf.Videos.load(tmp_path / "own.h5")
+
+
+def test_some_videos_are_drawn_by_a_seed(tmp_path: Path) -> None:
+    videos = hf.Videos(torch.rand(20, 3, 1, 4, 4))
+    some = videos.some(5, seed=1)
+    numbers = [int((videos[:] == one).flatten(1).all(1).nonzero()) for one in some]
+    assert numbers == sorted(set(numbers)) and numbers != [0, 1, 2, 3, 4]
+    assert torch.equal(videos.some(5, seed=1), some) and not torch.equal(videos.some(5, seed=2), some)
+    assert torch.equal(videos.some(99), videos[:])
+    assert len(videos.some(10, numbers=150)) == 3 and len(videos.some(10, numbers=1)) == 1
+    videos.save(tmp_path / "a.h5")
+    assert torch.equal(hf.Videos.load(tmp_path / "a.h5").some(5, seed=1), some)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -141,6 +171,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         (lambda: film(SPRING, n_frames=1), "n_frames = 1"),
         (lambda: film(SPRING, dtype=torch.int64), "dtype = torch.int64"),
         (lambda: film(SPRING, noise=-1.0), "noise = -1.0"),
+        (lambda: film(SPRING, n=10**9, channels=2), "channels = 2"),
+        (lambda: film(SPRING, n=10**9, path=tmp_path / "a.mp4"), "suffix '.mp4'"),
         (lambda: film(hf.systems.HenonHeiles()), "system is a HenonHeiles"),
         (lambda: film(SPRING, n=1, n_frames=2, path=tmp_path / "a.mp4"), "suffix '.mp4'"),
         (lambda: render_discs(torch.zeros(2)), r"centres is \(2,\)"),

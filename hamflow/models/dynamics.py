@@ -296,5 +296,7 @@ def check_widths(widths: Any) -> None:
 
 def check_angles(periodic: Sequence[int] | None, dim: int) -> None:
     """Raise :class:`InputError` unless ``periodic`` is None or lists coordinates."""
+    if is_number(periodic):
+        raise InputError(f"periodic = {periodic!r}, expected a list of coordinates, [{periodic!r}] for one")
     if any(not is_number(i, integer=True) or not 0 <= i < dim for i in periodic or ()):
         raise InputError(f"periodic = {tuple(periodic or ())!r}, expected indices of the {dim} coordinates")

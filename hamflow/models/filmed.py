@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from hamflow.videos.videos import in_unit_range
 HAMILTONIANS = ("separable", "mechanical", "joint")
 #: Videos whose variance stands for that of all.
 _SOME = 500
+
+Goal = TypeVar("Goal", bound=nn.Module)
 
 
 class VideoModel(nn.Module):
@@ -90,13 +92,13 @@ class VideoModel(nn.Module):
         self,
         videos: Any,
         prepare: Callable[[Videos], None],
-        objective: Callable[[Videos], nn.Module],
+        objective: Callable[[Videos], Goal],
         *,
         dtype: torch.dtype,
         device: torch.device | str,
         checkpoint: str | Path | None,
         **settings: Any,
-    ) -> Self:
+    ) -> Goal:
         """Minimise an objective over the numbers of the videos, after ``prepare`` has made the parts anew."""
         films = self._checked(videos)
         check_dtype(dtype)
@@ -109,7 +111,8 @@ class VideoModel(nn.Module):
             goal = objective(films).to(device=target, dtype=dtype)
             rows = torch.arange(len(films), device=target)
             self.history = fit(goal, rows, checkpoint=checkpoint, **settings)
-        return self.eval()
+        self.eval()
+        return goal
 
     def _checked(self, videos: Any) -> Videos:
         films = videos if isinstance(videos, Videos) else Videos(videos)
@@ -120,7 +123,7 @@ class VideoModel(nn.Module):
         return films
 
     def _seen(self, frames: Any) -> Tensor:
-        found = check_frames(frames)
+        found = check_frames(frames[:] if isinstance(frames, Videos) else frames)
         self._checked(found)
         return in_unit_range(found).to(self.like)
 

@@ -233,9 +233,8 @@ class HGN(VideoModel):
             beta: :math:`\beta`, 1 for the bound on the evidence.
             tolerance: of ``"geco"``.
             frames_per_step: how many frames of each video are decoded in a step, drawn at random; all by default.
-            growth: the share of the training in which the clips that are to be explained grow from two frames to whole
-                videos, at most: where errors settle soon they grow faster. Meanwhile frames after missed ones count
-                less. 0 asks for whole videos, and the bound on their evidence, from the start.
+            growth: the share of the training, at most, in which clips grow from two frames to whole videos, as errors
+                settle; frames after missed ones count less meanwhile. 0 asks for whole videos from the start.
             dtype: of the weights.
             device: where to train and stay.
             epochs: passes over the videos.
@@ -274,11 +273,12 @@ class HGN(VideoModel):
                 frames_per_step=frames_per_step, growth=growth, showings=epochs * len(shown),
             )  # fmt: skip
 
-        self._learn(
+        learned = self._learn(
             videos, prepare, goal, dtype=dtype, device=device, checkpoint=checkpoint, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, validation=validation, progress=progress, seed=seed,
             **settings,
         )  # fmt: skip
+        self.history.notes += learned.doubts()
         whiten(self, self._checked(videos).some(_SOME).to(self.log_scale))
         return self
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: The largest step, of codes whose variance is one.
 _RATE = 0.03
-#: Videos at a time, whose pictures have to fit into memory.
-_VIDEOS = 50
+#: Pixels at a time, whose gradients have to fit into memory: some hundred times as many numbers.
+_PIXELS = 1_600_000
 
 
 def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
@@ -47,7 +47,8 @@ def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
         raise InputError(f"refine = {steps!r}, expected a number of steps, 0 or more")
     if not steps:
         return z
-    found = [_descend(model, x, start, steps) for x, start in zip(frames.split(_VIDEOS), z.split(_VIDEOS), strict=True)]
+    n = max(1, _PIXELS // frames[0].numel())
+    found = [_descend(model, x, start, steps) for x, start in zip(frames.split(n), z.split(n), strict=True)]
     return torch.cat(found)
 
 

@@ -26,6 +26,8 @@ _SHAPE = 1.5
 _MISSED, _CAUSE = 0.3, 1.0
 #: How fast the error, and the size of states, are followed.
 _SOON = 0.05
+#: A squared error of such a share of the variance is hardly better than the mean frame's.
+_UNLEARNED = 0.5
 #: The weight of what few frames miss. Their encoder learns nothing else, so it only keeps out of the others' clipping.
 _FEW = 0.01
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
@@ -77,6 +79,8 @@ class VideoObjective(nn.Module):
             raise InputError(f"growth = {growth!r}, expected a share from 0 to 1")
         decoded = videos.n_frames if frames_per_step is None else frames_per_step
         check_positive("frames_per_step", decoded, integer=True)
+        if decoded > videos.n_frames:
+            raise InputError(f"frames_per_step = {decoded}, expected at most the {videos.n_frames} frames of a video")
         context = model.config["context"]
         if context is not None and context > videos.n_frames:
             raise InputError(f"videos has {videos.n_frames} frames, expected at least context = {context} of them")
@@ -88,7 +92,7 @@ class VideoObjective(nn.Module):
             "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
-        self.decoded = min(decoded, videos.n_frames)
+        self.decoded = decoded
         self.growing = round(growth * showings)
         self.bound = tolerance * size
         self.register_buffer("multiplier", torch.tensor(1 / self.bound))
@@ -101,6 +105,16 @@ class VideoObjective(nn.Module):
         width = model.features.size + model.dim
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("square", torch.ones(width))
+
+    def doubts(self) -> list[str]:
+        """What speaks against the weights that training found."""
+        share = float((2 * self.model.log_scale.detach()).exp()) / self.config["spread"]
+        if share < _UNLEARNED:
+            return []
+        return [
+            f"the squared error of frames is {share:.2g} times their variance, near that of the mean frame: little of "
+            "the motion was learned; more epochs or videos, periodic for angles, or another dim may help"
+        ]
 
     @property
     def patient(self) -> bool:

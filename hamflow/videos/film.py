@@ -17,7 +17,7 @@ from hamflow.systems.refinement import integrate
 from hamflow.systems.sampling import apart
 from hamflow.videos.rendering import render_discs
 from hamflow.videos.scenes import Scene, scene_of
-from hamflow.videos.storage import write_videos
+from hamflow.videos.storage import check_suffix, write_videos
 from hamflow.videos.videos import Videos
 
 #: Videos that are drawn at a time.
@@ -88,12 +88,16 @@ def film(
     check_seed("seed", seed)
     if dtype != torch.uint8 and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InputError(f"dtype = {dtype!r}, expected a floating dtype or torch.uint8")
+    if path is not None:
+        check_suffix(path)
     scene = scene_of(system) if scene is None else scene
+    look = {"radius": scene.radius, "extent": scene.extent, "size": size, "channels": channels} | drawing
+    # What cannot be drawn is refused before it is simulated.
+    render_discs(scene.places(torch.zeros(1, system.dim)), **look)
     states = _states(system, n, n_frames, dt, friction, initial, seed, progress)
     shown = states.q
     if noise:
         shown = shown + noise * torch.randn(shown.shape, generator=apart(seed), dtype=shown.dtype)
-    look = {"radius": scene.radius, "extent": scene.extent, "size": size, "channels": channels} | drawing
 
     def parts() -> Iterator[Tensor]:
         for part in tqdm(shown.split(_CHUNK), desc="film", disable=not progress):

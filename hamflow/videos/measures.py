@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hamflow.errors import InputError, check_positive
+from hamflow.errors import InputError, check_positive, is_number
 from hamflow.videos.rendering import render_discs
 from hamflow.videos.scenes import Scene
 
@@ -23,7 +24,7 @@ def pixel_mse(truth: Tensor, predicted: Tensor) -> Tensor:
         >>> hf.videos.pixel_mse(torch.zeros(2, 3, 1, 4, 4), torch.full((2, 3, 1, 4, 4), 0.5))
         tensor([0.2500, 0.2500])
     """
-    _check_alike(truth, predicted)
+    truth, predicted = _alike(truth, predicted)
     return (truth - predicted).square().flatten(1).mean(1)
 
 
@@ -37,6 +38,7 @@ def mean_frame_mse(train: Tensor, truth: Tensor) -> float:
         >>> hf.videos.mean_frame_mse(torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1, 1), torch.ones(1, 2, 1, 1, 1))
         0.25
     """
+    train, truth = torch.as_tensor(train), torch.as_tensor(truth)
     return float((truth - train.mean((0, 1))).square().mean())
 
 
@@ -63,6 +65,9 @@ def noise_floor(scene: Scene, q: Tensor, noise: float, *, draws: int = 64, seed:
         0.0
     """
     check_positive("draws", draws, integer=True)
+    if not is_number(noise) or noise < 0:
+        raise InputError(f"noise = {noise!r}, expected a standard deviation, 0 or more")
+    q = torch.as_tensor(q).cpu()
     if draws < 2:
         raise InputError(f"draws = {draws}, expected two or more for a variance")
     generator = torch.Generator().manual_seed(seed)
@@ -117,7 +122,7 @@ def valid_prediction_time(truth: Tensor, predicted: Tensor, *, threshold: float 
         >>> hf.videos.valid_prediction_time(truth, truth * torch.tensor([1, 1.1, 1.5, 1]).reshape(1, 4, 1, 1, 1))
         tensor([2])
     """
-    _check_alike(truth, predicted)
+    truth, predicted = _alike(truth, predicted)
     check_positive("threshold", threshold)
     error = (truth - predicted).square().flatten(2).mean(2) / truth.square().flatten(2).mean(2)
     bad = error > threshold
@@ -155,7 +160,7 @@ def symplectic_match(
 
     .. math:: \frac{\mathbb{E} \lVert J \Omega_z J^\top - c\, \Omega_s \rVert^2}{\lVert c\, \Omega_s \rVert^2},
 
-    with the c that makes it smallest. A match has R squared above .9 and an error below .05.
+    with the c that makes the numerator smallest. A match has R squared above .9 and an error below .05.
 
     Args:
         latent: (q, p) of the model side by side, (n, 2 m).
@@ -216,9 +221,11 @@ def _omega(d: int) -> Tensor:
     return torch.cat((torch.cat((zero, one), 1), torch.cat((-one, zero), 1)), 0)
 
 
-def _check_alike(truth: Tensor, predicted: Tensor) -> None:
+def _alike(truth: Any, predicted: Any) -> tuple[Tensor, Tensor]:
+    truth, predicted = torch.as_tensor(truth), torch.as_tensor(predicted)
     if truth.shape != predicted.shape or truth.ndim != 5:
         raise InputError(
             f"truth has shape {tuple(truth.shape)} and predicted {tuple(predicted.shape)}, expected one shape "
             "(n, time, channel, height, width)"
         )
+    return truth, predicted

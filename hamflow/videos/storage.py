@@ -142,9 +142,14 @@ def read_videos(path: str | Path) -> tuple[FrameFile, float, Trajectories | None
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, expected a file")
     try:
         with h5py.File(path, "r") as file:
+            if "videos" not in file.attrs:
+                names = ", ".join(file) or "nothing"
+                raise InputError(f"{path} holds {names}, expected what Videos(frames, dt).save(path) writes")
             described = json.loads(file.attrs["videos"])
             states = {name: file["states"][name][:] for name in ("times", *ARRAYS) if f"states/{name}" in file}
         frames = FrameFile(path)
+    except InputError:
+        raise
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole file of videos: {str(error).splitlines()[0]}") from error
     known = Trajectories(metadata=described["states"], **states) if states else None

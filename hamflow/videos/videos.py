@@ -27,7 +27,8 @@ class Videos:
 
     Args:
         frames: (n, time, channel, height, width), one channel or three, floating with values in [0, 1] or uint8; an
-            array, a tensor, a sequence of videos (time, channel, height, width), or the frames of a file on disk.
+            array, a tensor, a sequence of videos (time, channel, height, width), or the frames of a file on disk. Masks
+            may be bool.
         dt: the time between two frames, [time].
         states: the true trajectories that they show, if they are known; they teach nothing, but measure a model.
         metadata: what JSON can hold.
@@ -161,7 +162,7 @@ def in_unit_range(frames: Tensor) -> Tensor:
 
 
 def check_frames(frames: Any, name: str = "frames") -> Tensor:
-    """Frames as a tensor (n, time, channel, height, width), floating in [0, 1] or uint8.
+    """Frames as a tensor (n, time, channel, height, width), floating in [0, 1] or uint8, as which masks come too.
 
     Raises:
         InputError: as for :class:`Videos`.
@@ -177,29 +178,43 @@ def check_frames(frames: Any, name: str = "frames") -> Tensor:
             other = next(shape for shape in shapes if shape != shapes[0])
             raise InputError(f"{name} holds videos of the shapes {shapes[0]} and {other}, expected one for all")
         frames = torch.stack([torch.as_tensor(video) for video in frames]) if frames else torch.empty(0)
+    if isinstance(frames, np.ndarray):
+        # A tensor runs through its numbers forwards only.
+        frames = np.ascontiguousarray(frames)
     try:
         found = torch.as_tensor(frames)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is a {type(frames).__name__}, expected an array of frames") from error
-    expected = "expected (n, time, channel, height, width)"
-    if found.ndim != 5:
-        hint = "; one video is frames[None]" if found.ndim == 4 else ""
-        raise InputError(f"{name} has shape {tuple(found.shape)}, {expected}{hint}")
-    if found.shape[2] not in (1, 3):
-        hint = (
-            ": the channels are last here, permute(0, 1, 4, 2, 3) brings them third" if found.shape[4] in (1, 3) else ""
-        )
-        raise InputError(f"{name} has shape {tuple(found.shape)}, {expected} with 1 or 3 channels{hint}")
+    if found.ndim != 5 or found.shape[2] not in (1, 3):
+        expected = "expected (n, time, channel, height, width) with 1 or 3 channels"
+        raise InputError(f"{name} has shape {tuple(found.shape)}, {expected}{_hint(found.shape)}")
     if found.numel() == 0:
         raise InputError(f"{name} has shape {tuple(found.shape)}, expected at least one video and one pixel")
     if found.shape[1] < 2:
         raise InputError(f"{name} has one frame a video, expected two or more: one frame does not show a motion")
+    if found.dtype == torch.bool:
+        return 255 * found.to(torch.uint8)
     if found.dtype == torch.uint8:
+        if int(found.max()) == 1:
+            raise InputError(f"{name} has the levels 0 and 1 of 255, which is all but black; masks are given as bool")
         return found
     if not found.is_floating_point():
-        raise InputError(f"{name} has dtype {found.dtype}, expected floating numbers in [0, 1] or uint8")
+        raise InputError(f"{name} has dtype {found.dtype}, expected floating numbers in [0, 1], uint8 or bool")
     low, high = (float(x) for x in found.aminmax())
+    if low != low:
+        raise InputError(f"{name} holds NaN, expected numbers in [0, 1]")
     if not (low >= 0 and high <= 1):
         hint = "; frames in [0, 255] are divided by 255, or given as uint8" if 1 < high <= 255 and low >= 0 else ""
         raise InputError(f"{name} has values from {low:g} to {high:g}, expected [0, 1]{hint}")
     return found
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    if len(shape) == 4:
+        grey = "grey videos without a channel are frames[:, :, None]"
+        return "; one video is frames[None]" if shape[1] in (1, 3) else f"; {grey}, one video is frames[None]"
+    if len(shape) == 5 and shape[4] in (1, 3):
+        return ": the channels are last here, permute(0, 1, 4, 2, 3) brings them third"
+    if len(shape) == 5 and shape[1] in (1, 3):
+        return ": the channels are before the times here, permute(0, 2, 1, 3, 4) brings them third"
+    return ""

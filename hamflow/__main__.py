@@ -1,4 +1,4 @@
-"""``python -m hamflow.cli`` is the ``hamflow`` command."""
+"""``python -m hamflow`` is the ``hamflow`` command."""
 
 import sys
 
