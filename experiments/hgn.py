@@ -19,6 +19,7 @@ from peers import count_parameters
 from torch import Tensor
 
 import hamflow as hf
+from hamflow.io import atomic_path
 
 NAME = "hgn"
 NOTES = f"""
@@ -76,10 +77,8 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
         answers, worth = hgn_limits.predictions(task)
         known = errors(answers, task) | worth
         return [{"metric": metric, "value": value, "unit": "1"} for metric, value in known.items()]
-    model = hgn_contenders.build(run.model, task.case, chosen, run.seed)
-    start = time.process_time()
-    model.fit(task.train, seed=run.seed, progress=False, **chosen["fit"] | ({"epochs": 2} if quick else {}))
-    cost = {"params": count_parameters(model), "train_seconds": round(time.process_time() - start, 1), "unit": "1"}
+    model, seconds = trained(run, task, out / "models")
+    cost = {"params": count_parameters(model), "train_seconds": round(seconds, 1), "unit": "1"}
     found, pictures = judge(model, task, chosen["refine"])
     if run.model == "hgn":
         found |= latent_figures(model, task, chosen["refine"])
@@ -90,6 +89,26 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
         bar = BARS.get(metric, {}).get(run.case) if run.model == "hgn" else None
         rows.append({"metric": metric, "value": value, **cost} | ({} if bar is None else {"bar": bar}))
     return rows
+
+
+def trained(run: runner.Run, task: Task, folder: Path) -> tuple[hf.HGN, float]:
+    """The contender of a run and its seconds of training, from its file if it was fitted before."""
+    quick, chosen = run.configuration["quick"], run.configuration["settings"]
+    model = hgn_contenders.build(run.model, task.case, chosen, run.seed)
+    decides = {"quick": quick, "widths": chosen["widths"], "fit": chosen["fit"]}
+    path = folder / f"{run.case}-{run.model}-{run.seed}-{report.fingerprint(decides)}.pt"
+    if path.is_file():
+        known = torch.load(path, weights_only=True)
+        model.load_state_dict(known["weights"])
+        model.dt = known["dt"]
+        return model.eval(), known["seconds"]
+    start = time.process_time()
+    model.fit(task.train, seed=run.seed, progress=False, **chosen["fit"] | ({"epochs": 2} if quick else {}))
+    seconds = time.process_time() - start
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        torch.save({"weights": model.state_dict(), "dt": model.dt, "seconds": seconds}, temporary)
+    return model, seconds
 
 
 def judge(model: hf.HGN, task: Task, refine: int) -> tuple[dict[str, float], dict[str, Tensor]]:

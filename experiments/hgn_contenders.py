@@ -88,9 +88,12 @@ class LatentODE(FieldModel):
 class Field(nn.Module):
     """A perceptron for the change of a state, angles by cosine and sine; in units of a rate, as energies are."""
 
+    rate: Tensor
+
     def __init__(self, features: Any, positions: int, momenta: int, widths: list[int], rate: float) -> None:
         super().__init__()
-        self.features, self.positions, self.momenta, self.rate = features, positions, momenta, rate
+        self.features, self.positions, self.momenta = features, positions, momenta
+        self.register_buffer("rate", torch.tensor(rate))
         self.angles = list(features.periodic)
         layers: list[nn.Module] = []
         for before, after in pairwise([features.size + momenta, *widths, positions + momenta]):
