@@ -30,13 +30,14 @@ drawn white and one grey): 5000 of {TRAINED} frames to learn from, 100 others of
 - mse: a pixel, of {TRAINED} frames reconstructed from themselves. noise_floor: of who knows the exact states.
   mean_frame: of who knows nothing. reconstruction_skill: 1 - (mse - floor) / (mean_frame - floor); inference_skill:
   the same of {TRAINED} frames from the first five of them. The floor has an error of its own, and who fits the noise of
-  frames that are given can score above one. States are what the encoder says, after 40 steps towards the mode of the
-  posterior (refine=40); encoder_skill: the reconstruction_skill without them.
+  frames that are given can score above one. Predictions are means over 32 draws from the posterior of the state
+  (draws=32); encoder_skill, encoder_inference_skill: the same by what the encoder says alone.
 - forecast_mse: of the {JUDGED - TRAINED} frames after the {TRAINED} given, to five times the length of the training
   videos; forecast_skill: the same as a skill. times_better_than_latent_mlp: forecast_mse of the plain network over
   hgn's, of the same seed; times_less_above_floor: the same of what both have above the noise floor.
 - vpt_forward, vpt_backward: how many of {JUDGED - TRAINED} frames after the first, or before the last {TRAINED} given,
-  stay within a relative error of .025 of the video without noise; the median. vpt_mean_frame: what the mean frame
+  stay within a relative error of .025 of the video without noise; the median (backwards from the mode of the posterior,
+  40 steps by refine=40, as are the figures of latent states). vpt_mean_frame: what the mean frame
   scores there.
 - h_drift: standard deviation of the learned energy along {JUDGED} frames over that between videos.
 - backward_error: largest difference of a latent state after {JUDGED} frames forward and as many back, single precision.
@@ -79,7 +80,7 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
         return [{"metric": metric, "value": value, "unit": "1"} for metric, value in known.items()]
     model, seconds = trained(run, task, out / "models")
     cost = {"params": count_parameters(model), "train_seconds": round(seconds, 1), "unit": "1"}
-    found, pictures = judge(model, task, chosen["refine"])
+    found, pictures = judge(model, task, chosen["refine"], chosen["draws"])
     if run.model == "hgn":
         found |= latent_figures(model, task, chosen["refine"])
     if run.seed == 0:
@@ -111,16 +112,20 @@ def trained(run: runner.Run, task: Task, folder: Path) -> tuple[hf.HGN, float]:
     return model, seconds
 
 
-def judge(model: hf.HGN, task: Task, refine: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+def judge(model: hf.HGN, task: Task, refine: int, draws: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     """What its pictures are worth, and some of them."""
     frames = task.frames
     seen = frames[:, :TRAINED]
+    whole = model.reconstruct(seen, JUDGED, draws=draws, seed=0)
     answers = {
-        "again": model.reconstruct(seen, refine=refine),
-        "inferred": model.reconstruct(seen[:, :5], TRAINED, refine=refine),
-        "ahead": model.forecast(seen, JUDGED - TRAINED, refine=refine),
+        "again": whole[:, :TRAINED],
+        "inferred": model.reconstruct(seen[:, :5], TRAINED, draws=draws, seed=0),
+        "ahead": whole[:, TRAINED:],
     }
-    encoder = float(hf.videos.pixel_mse(seen, model.reconstruct(seen)).mean())
+    alone = {
+        name: float(hf.videos.pixel_mse(seen, model.reconstruct(seen[:, :known], TRAINED)).mean())
+        for name, known in (("encoder_skill", TRAINED), ("encoder_inference_skill", 5))
+    }
     # From the last frames back to the first, in that order.
     past = model.forecast(frames[:, -TRAINED:], JUDGED - TRAINED, backward=True, refine=refine)
     samples = model.sample(64, TRAINED, seed=0)
@@ -131,15 +136,16 @@ def judge(model: hf.HGN, task: Task, refine: int) -> tuple[dict[str, float], dic
         return float(hf.videos.valid_prediction_time(truth, predicted).double().median())
 
     figures = errors(answers, task) | {
-        "encoder_skill": hf.videos.skill(encoder, task.floor, task.mean_frame),
+        **{name: hf.videos.skill(error, task.floor, task.mean_frame) for name, error in alone.items()},
         "vpt_forward": vpt(task.quiet[:, TRAINED:], answers["ahead"]),
         "vpt_backward": vpt(task.quiet[:, :-TRAINED].flip(1), past),
         "vpt_mean_frame": vpt(task.quiet[:, TRAINED:], mean),
         # Without the noise of single frames there is no floor to what a sample's distance can be.
         "accepted_samples": float((distance <= 0.2 * (task.mean_frame - task.floor)).double().mean()),
     }
-    both = torch.cat((answers["again"], answers["ahead"]), 1)
-    return figures, {"truth": frames[0], "prediction": both[0], "samples": samples[:6]}
+    # For the eye one motion, not the mean of many.
+    one = model.reconstruct(seen[:1], JUDGED, refine=refine)
+    return figures, {"truth": frames[0], "prediction": one[0], "samples": samples[:6]}
 
 
 def errors(answers: dict[str, Tensor], task: Task) -> dict[str, float]:

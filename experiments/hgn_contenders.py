@@ -24,7 +24,7 @@ def settings(model: str, case: str) -> dict[str, Any]:
     training = {
         "epochs": EPOCHS[case], "batch_size": 32, "learning_rate": 5e-4, "growth": 0.8, "frames_per_step": 10,
     }  # fmt: skip
-    return {"widths": [64, 64], "fit": training, "refine": 40}
+    return {"widths": [64, 64], "fit": training, "refine": 40, "draws": 32}
 
 
 def build(model: str, case: Case, chosen: dict[str, Any], seed: int) -> hf.HGN:

@@ -12,7 +12,7 @@ from hamflow.models.pictures import FrameEncoder
 from hamflow.videos import Videos
 
 if TYPE_CHECKING:
-    from hamflow.models.hgn import HGN
+    from hamflow.models.generator import VideoGenerator
 
 #: Of the least squares, relative to the variance of a feature.
 _RIDGE = 1e-1
@@ -24,7 +24,7 @@ def usual_rate(videos: Videos) -> float:
 
 
 @torch.no_grad()
-def calibrate(model: HGN, frames: Tensor, rate: float) -> None:
+def calibrate(model: VideoGenerator, frames: Tensor, rate: float) -> None:
     r"""Let a fresh model start from what linear algebra says of the data.
 
     Positions start as principal components of blurred pictures, momenta as their changes from frame to frame, and the
@@ -63,7 +63,7 @@ def calibrate(model: HGN, frames: Tensor, rate: float) -> None:
 
 
 @torch.no_grad()
-def whiten(model: HGN, frames: Tensor) -> None:
+def whiten(model: VideoGenerator, frames: Tensor) -> None:
     r"""Let the codes of data have mean zero and unit covariance, as the prior has them.
 
     The first layer of the transformer undoes what the last of the encoder does, so states stay as they are. Training
@@ -102,11 +102,11 @@ def whiten(model: HGN, frames: Tensor) -> None:
     first.weight.copy_(first.weight @ root)
 
 
-def _encoders(model: HGN) -> list[FrameEncoder]:
+def _encoders(model: VideoGenerator) -> list[FrameEncoder]:
     return [model.encoder] if model.few is None else [model.encoder, model.few]
 
 
-def _components(model: HGN, frames: Tensor, turn: float) -> tuple[Tensor, Tensor, Tensor]:
+def _components(model: VideoGenerator, frames: Tensor, turn: float) -> tuple[Tensor, Tensor, Tensor]:
     # What is drawn of the positions, of variance one, and the positions, (n, time, .) each; the first momenta (n, d).
     size = model.features.size
     flat = _from_afar(frames).flatten(2)

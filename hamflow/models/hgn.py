@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hamflow.energies import Hamiltonian, SeparableHamiltonian
-from hamflow.energies.features import AngleFeatures
-from hamflow.errors import InputError, check_choice, check_positive, check_seed
+from hamflow.energies import Hamiltonian
+from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.calibration import calibrate, usual_rate, whiten
+from hamflow.models.draws import drawn, measured_noise
 from hamflow.models.dynamics import check_angles, check_widths
-from hamflow.models.filmed import HAMILTONIANS, VideoModel, check_enough, check_hamiltonian, finite
-from hamflow.models.latent import oscillating, transformer
-from hamflow.models.pictures import SIDE, FrameDecoder, MapEncoder, VectorEncoder, check_shape
+from hamflow.models.filmed import HAMILTONIANS, check_hamiltonian, finite
+from hamflow.models.generator import VideoGenerator
+from hamflow.models.pictures import SIDE, check_shape
 from hamflow.models.refinement import refined
 from hamflow.models.video_objective import VideoObjective
-from hamflow.steps import SCHEMES, ImplicitMidpoint, Splitting
+from hamflow.steps import SCHEMES
 from hamflow.training import random_generator, seeded, split_rows
 from hamflow.videos import Videos
 
@@ -29,7 +29,7 @@ from hamflow.videos import Videos
 _FEW, _SOME = 256, 1000
 
 
-class HGN(VideoModel):
+class HGN(VideoGenerator):
     r"""A Hamiltonian Generative Network: videos as pictures of positions that a learned energy moves,
 
     .. math:: z \sim N(0, I), \qquad (q_0, p_0) = f(z), \qquad (q_t, p_t) = \Phi_H^t(q_0, p_0), \qquad
@@ -72,8 +72,6 @@ class HGN(VideoModel):
         (torch.Size([2, 7, 1, 8, 8]), torch.Size([3, 4, 1, 8, 8]))
     """
 
-    most: Tensor
-
     def __init__(
         self,
         *,
@@ -115,70 +113,6 @@ class HGN(VideoModel):
             "maps": maps, "scheme": scheme, "substeps": substeps, "seed": seed,
         })  # fmt: skip
         self.assemble()
-
-    def assemble(self, rate: float = 1.0) -> None:
-        """Make all parts anew from the seed; a named Hamiltonian starts near oscillators of that rate, [1 / time]."""
-        config = self.config
-        maps, dim, width, angles = config["maps"], config["dim"], config["width"], config["periodic"]
-        self.dim = dim * SIDE**2 if maps else dim
-        codes = 2 * dim + len(angles) if config["code"] is None else config["code"]
-        self.code = codes * SIDE**2 if maps else codes
-        self.features = AngleFeatures(angles, self.dim)
-        drawn = dim + len(angles)
-        kind = config["hamiltonian"]
-        with seeded(config["seed"]):
-            shape = (config["frames"], config["channels"], config["size"], 2 * codes, width)
-            encoder = MapEncoder if maps else VectorEncoder
-            self.encoder = encoder(*shape)
-            self.few = None if config["context"] in (None, config["frames"]) else encoder(*shape)
-            self.decoder = FrameDecoder(drawn, config["channels"], config["size"], width, maps=maps)
-            self.transformer = transformer(codes, drawn + dim, config["widths"], width, maps=maps)
-            self.hamiltonian = (
-                kind
-                if isinstance(kind, Hamiltonian)
-                else oscillating(kind, dim, angles, config["widths"], width, rate, maps=maps)
-            )
-        self.log_scale = nn.Parameter(torch.tensor(-1.5))
-        self.register_buffer("most", torch.tensor(config["frames"]))
-        self.step = (
-            Splitting(self.hamiltonian, SCHEMES[config["scheme"]])
-            if isinstance(self.hamiltonian, SeparableHamiltonian)
-            else ImplicitMidpoint(self.hamiltonian)
-        )
-
-    def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of r(z | frames), each (n, code), of frames (n, k, channel, height, width).
-
-        Of more frames than were learned from the first ones are read.
-        """
-        most = int(self.most)
-        check_enough(frames, most if self.few is None else self.config["context"])
-        return self.moments(self.encoder if self.few is None or frames.shape[1] >= most else self.few, frames[:, :most])
-
-    def moments(self, encoder: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by one of the two encoders."""
-        mean, log_scale = encoder(frames).chunk(2, dim=1)
-        # It starts sure of itself: of a code that is mostly noise a decoder would learn the mean frame alone.
-        return mean.flatten(1), (log_scale.flatten(1) - 4).clamp(-8, 4).exp()
-
-    def rows(self, z: Tensor) -> Tensor:
-        """Codes (n, code) as the transformer takes them, as maps where they are maps."""
-        return z.unflatten(-1, (-1, SIDE, SIDE)) if self.config["maps"] else z
-
-    def initial_state(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The state (q, p) at the first frame, z of shape (n, code) -> (n, d) each."""
-        return self.split(self.transformer(self.rows(z)))
-
-    def split(self, found: Tensor) -> tuple[Tensor, Tensor]:
-        """The state (q, p) of the outputs of the transformer."""
-        found = found.flatten(1)
-        drawn, p = found.split((found.shape[1] - self.dim, self.dim), dim=1)
-        return self.features.inverse(drawn), p
-
-    def decode(self, q: Tensor) -> Tensor:
-        """Frames of positions, (*batch, d) -> (*batch, channel, height, width)."""
-        found: Tensor = self.decoder(self.features(q))
-        return found
 
     def model(self, frames: Tensor) -> None:
         """The Pyro model of frames (n, time, channel, height, width)."""
@@ -279,7 +213,10 @@ class HGN(VideoModel):
             **settings,
         )  # fmt: skip
         self.history.notes += learned.doubts()
-        whiten(self, self._checked(videos).some(_SOME).to(self.log_scale))
+        some = self._checked(videos).some(_SOME).to(self.log_scale)
+        whiten(self, some)
+        if not self.config["maps"]:
+            self.shake.copy_(measured_noise(self, some))
         return self
 
     @torch.no_grad()
@@ -288,22 +225,62 @@ class HGN(VideoModel):
 
         ``refine`` steps of :func:`hamflow.models.refinement.refined` then let it explain all frames better.
         """
-        return self.initial_state(self._code(self._seen(frames), refine))
+        return self.initial_state(self._codes(self._seen(frames), refine, 0, None)[0])
 
     @torch.no_grad()
-    def reconstruct(self, frames: Any, n_frames: int | None = None, *, refine: int = 0) -> Tensor:
+    def draw_states(self, frames: Any, draws: int = 64, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        r"""Draws of the state (q, p) at the first frame from its posterior, (draws, n, d) each.
+
+        The likelihood has the noise that the training videos show in the directions in which states move pictures, so
+        the draws are as far apart as the frames leave open; see :func:`hamflow.models.draws.drawn`.
+
+        Args:
+            frames: (n, k, channel, height, width), all of which are explained, two or more.
+            draws: how many of each video.
+            seed: of the draws.
+
+        Raises:
+            InputError: states are maps, of which there are too many for this; the frames or a number are wrong.
+
+        Example:
+            >>> import hamflow as hf
+            >>> videos = hf.videos.film(hf.systems.MassSpring(), n=8, n_frames=5, size=8)
+            >>> model = hf.HGN(size=8, frames=5, dim=1, width=4).fit(videos, epochs=2, progress=False)
+            >>> q, p = model.draw_states(videos[:2, :3], 16, seed=0)
+            >>> q.shape, model.energy(q, p).std(0).shape
+            (torch.Size([16, 2, 1]), torch.Size([2]))
+        """
+        check_positive("draws", draws, integer=True)
+        z = self._codes(self._seen(frames), 0, draws, seed)
+        q, p = self.initial_state(z.flatten(0, 1))
+        return q.unflatten(0, z.shape[:2]), p.unflatten(0, z.shape[:2])
+
+    @torch.no_grad()
+    def reconstruct(
+        self, frames: Any, n_frames: int | None = None, *, refine: int = 0, draws: int = 0, seed: int | None = None
+    ) -> Tensor:
         """The ``n_frames`` frames from the first of those given on, as many as given by default.
 
-        Of shape (n, n_frames, channel, height, width); ``refine`` as for :meth:`encode`.
+        Of shape (n, n_frames, channel, height, width); ``refine`` as for :meth:`encode`; with ``draws`` the mean of the
+        frames of so many draws of :meth:`draw_states`, which is blurred where the frames given leave much open, and has
+        the least squared error.
         """
         seen = self._seen(frames)
         count = seen.shape[1] if n_frames is None else n_frames
         check_positive("n_frames", count, integer=True)
-        return finite(self.pictures(self._code(seen, refine), count))
+        return self._mean(self._codes(seen, refine, draws, seed), lambda z: self.pictures(z, count))
 
     @torch.no_grad()
     def forecast(
-        self, frames: Any, n_frames: int, *, dt_scale: float = 1.0, backward: bool = False, refine: int = 0
+        self,
+        frames: Any,
+        n_frames: int,
+        *,
+        dt_scale: float = 1.0,
+        backward: bool = False,
+        refine: int = 0,
+        draws: int = 0,
+        seed: int | None = None,
     ) -> Tensor:
         """The ``n_frames`` frames after the last one given, or before the first, in the order in which they are met.
 
@@ -314,6 +291,8 @@ class HGN(VideoModel):
             dt_scale: the time between two of them, in units of that between two frames of the training videos.
             backward: whether time runs backwards from the first frame.
             refine: steps of descent on the state, as for :meth:`encode`; what is far ahead hangs on it.
+            draws: of the state, over whose frames the mean is taken, as for :meth:`reconstruct`.
+            seed: of the draws.
 
         Returns:
             (n, n_frames, channel, height, width).
@@ -326,11 +305,15 @@ class HGN(VideoModel):
         check_positive("dt_scale", dt_scale)
         seen = self._seen(frames)
         seen = seen if backward else seen[:, -int(self.most) :]
-        q, p = self.initial_state(self._code(seen, refine))
-        if not backward:
-            q, p = self.path(q, p, seen.shape[1] - 1, self.dt)[-1].chunk(2, -1)
-        path = self.path(q, p, n_frames, -self.dt * dt_scale if backward else self.dt * dt_scale)
-        return finite(self.decode(path[1:, ..., : self.dim]).movedim(0, 1))
+
+        def on(z: Tensor) -> Tensor:
+            q, p = self.initial_state(z)
+            if not backward:
+                q, p = self.path(q, p, seen.shape[1] - 1, self.dt)[-1].chunk(2, -1)
+            path = self.path(q, p, n_frames, -self.dt * dt_scale if backward else self.dt * dt_scale)
+            return self.decode(path[1:, ..., : self.dim]).movedim(0, 1)
+
+        return self._mean(self._codes(seen, refine, draws, seed), on)
 
     @torch.no_grad()
     def sample(self, n: int, n_frames: int, *, seed: int | None = None) -> Tensor:
@@ -341,10 +324,21 @@ class HGN(VideoModel):
         z = like.new_empty(n, self.code).normal_(generator=random_generator(seed, like.device))
         return finite(self.pictures(z, n_frames))
 
-    def pictures(self, z: Tensor, n_frames: int) -> Tensor:
-        """The videos of codes, (n, code) -> (n, n_frames, channel, height, width), without the noise of pixels."""
-        path = self.path(*self.initial_state(z), n_frames - 1, self.dt)
-        return self.decode(path[..., : self.dim]).movedim(0, 1)
+    def _codes(self, frames: Tensor, refine: int, draws: int, seed: int | None) -> Tensor:
+        # One code a video by the encoder, or many by chance, (draws, n, code).
+        if not is_number(draws, integer=True) or draws < 0:
+            raise InputError(f"draws = {draws!r}, expected a number of draws, 0 or more")
+        if draws and refine:
+            raise InputError(f"refine = {refine} and draws = {draws}, expected one of them: draws are no modes")
+        if draws and self.config["maps"]:
+            raise InputError(f"draws = {draws} with maps = True, expected a model whose states are vectors")
+        if draws:
+            return drawn(self, frames, draws, random_generator(seed, frames.device))
+        return refined(self, frames, self.posterior(frames)[0], refine).unsqueeze(0)
 
-    def _code(self, frames: Tensor, refine: int) -> Tensor:
-        return refined(self, frames, self.posterior(frames)[0], refine)
+    def _mean(self, codes: Tensor, show: Callable[[Tensor], Tensor]) -> Tensor:
+        # One draw at a time, for memory.
+        total = show(codes[0])
+        for z in codes[1:]:
+            total += show(z)
+        return finite(total / len(codes))

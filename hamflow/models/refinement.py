@@ -11,7 +11,7 @@ from torch import Tensor
 from hamflow.errors import InputError, is_number
 
 if TYPE_CHECKING:
-    from hamflow.models.hgn import HGN
+    from hamflow.models.generator import VideoGenerator
 
 #: The largest step, of codes whose variance is one.
 _RATE = 0.03
@@ -19,7 +19,7 @@ _RATE = 0.03
 _PIXELS = 1_600_000
 
 
-def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
+def refined(model: VideoGenerator, frames: Tensor, z: Tensor, steps: int) -> Tensor:
     r"""Codes near those of an encoder that explain frames better, by Adam on
 
     .. math:: \frac{1}{2 \sigma^2} \sum_t \lVert x_t - g(q_t(z)) \rVert^2 + \frac{1}{2} \lVert z \rVert^2 ,
@@ -53,7 +53,7 @@ def refined(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
 
 
 @torch.enable_grad()
-def _descend(model: HGN, frames: Tensor, z: Tensor, steps: int) -> Tensor:
+def _descend(model: VideoGenerator, frames: Tensor, z: Tensor, steps: int) -> Tensor:
     best, least = z, torch.full_like(z[:, 0], math.inf)
     z = z.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([z], _RATE)

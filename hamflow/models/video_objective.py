@@ -14,7 +14,7 @@ from hamflow.models.filmed import spread
 from hamflow.videos import Videos
 
 if TYPE_CHECKING:
-    from hamflow.models.hgn import HGN
+    from hamflow.models.generator import VideoGenerator
 
 #: Clips wait at two frames for such a share of the time they have, and grow at such a pace while their error is at most
 #: so many times the least so far or such a share of the variance; in the end as fast as they must, by this power of the
@@ -61,7 +61,7 @@ class VideoObjective(nn.Module):
 
     def __init__(
         self,
-        model: HGN,
+        model: VideoGenerator,
         videos: Videos,
         *,
         objective: str,
