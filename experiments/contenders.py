@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamflow.training.fit import History, fit
+from hamflow.training import History, fit
 
 Array = NDArray[np.float64]
 # Rows scored at a time: a Hamiltonian flow carries its particles beside every row.

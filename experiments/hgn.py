@@ -50,8 +50,9 @@ drawn white and one grey): 5000 of {TRAINED} frames to learn from, 100 others of
 
 hgn: p^2 / 2m + V(q) by leapfrog, m and a network V learned. latent_mlp: a plain network f, z' = z + dt f(z), in place
 of the energy. latent_ode: a neural ODE of a state of the same size, all of which is drawn, by a code and a decoder of
-twice as many numbers. Otherwise all have the same encoder, decoder, start from data, and training, and the dynamics
-about equal parameters. The pendulum's position is told to be an angle: about a third of its motions go over the top.
+twice as many numbers; what of it is a velocity nobody knows, so it starts nearly at rest. Otherwise all have the same
+encoder, decoder, start from data, and training, and the dynamics about equal parameters. The pendulum's position is
+told to be an angle: about a third of its motions go over the top.
 
 true_law: no network, but an estimate of what the noise allows. It knows the law, the prior of initial states and the
 noise, sees the noisy positions themselves, weighs true motions drawn from the prior by how well they fit, and predicts

@@ -75,6 +75,11 @@ class LatentODE(FieldModel):
 
     with_momenta = False
 
+    def split(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        q, p = super().split(found)
+        # Nothing draws it or moves it.
+        return q, torch.zeros_like(p)
+
     def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
         from torchdiffeq import odeint
 

@@ -7,6 +7,8 @@ from hgn_tasks import JUDGED, TRAINED, Task
 from torch import Tensor
 from torch.distributions import VonMises
 
+from hamflow.training import seeded
+
 #: Motions from the prior, and how many of them are drawn for a video. A law that knows no directions needs fewer: how
 #: far each one is turned is drawn exactly.
 _MOTIONS, _TURNED, _DRAWN = 100_000, 20_000, 128
@@ -24,10 +26,9 @@ def posterior_pictures(task: Task, seen: int, times: slice) -> tuple[Tensor, flo
     known, shaken = task.simulate((q, p), seen).flatten(1), task.shaken[:, :seen].flatten(1)
     apart = torch.cdist(shaken, known).square() / task.case.noise**2
     if task.case.isotropic:
-        # Over all turns: |s - R k|^2 = |s|^2 + |k|^2 - 2 Re(e^(-i phi) <k, s>) is integrated by a Bessel function.
         overlap = _planar(shaken) @ _planar(known).mH / task.case.noise**2
         kappa = overlap.abs()
-        fit = -0.5 * (apart + 2 * overlap.real) + kappa + torch.special.i0e(kappa).log()
+        fit = fit_of_turns(apart, overlap)
     else:
         fit = -0.5 * apart
     weights = torch.softmax(fit, 1)
@@ -39,12 +40,26 @@ def posterior_pictures(task: Task, seen: int, times: slice) -> tuple[Tensor, flo
     for i, row in enumerate(back):
         drawn = motions[row]
         if task.case.isotropic:
-            turn = VonMises(overlap[i, chosen[i]].angle(), kappa[i, chosen[i]]).sample()
+            with seeded(i):
+                turn = VonMises(overlap[i, chosen[i]].angle(), kappa[i, chosen[i]]).sample()
             drawn = torch.view_as_real(_planar(drawn) * torch.polar(torch.ones_like(turn), turn)[:, None, None])
             drawn = drawn.flatten(-2)
         noise = task.case.noise * torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype)
         found.append(task.draw(drawn + noise).mean(0))
     return torch.stack(found), float((1 / weights.square().sum(1)).median())
+
+
+def fit_of_turns(apart: Tensor, overlap: Tensor) -> Tensor:
+    r"""Log of the mean likelihood over all turns of a motion, from that of the motion as it is.
+
+    :math:`|s - e^{i \phi} k|^2 = |s - k|^2 + 2\, \mathrm{Re} \langle k, s \rangle - 2\, \mathrm{Re}(e^{-i \phi}
+    \langle k, s \rangle)`, whose exponential has a Bessel function as its mean.
+
+    Args:
+        apart: squared distances over the variance of the noise.
+        overlap: the complex products <k, s> over the same.
+    """
+    return -0.5 * apart - overlap.real + overlap.abs() + torch.special.i0e(overlap.abs()).log()
 
 
 def predictions(task: Task) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -32,6 +32,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 CONTEXT = 5
+#: A rim with which the noise of positions costs about as much as on the published pictures.
+LOOK: dict[str, Any] = {"channels": 3, "softness": 2.0}
 BARS = {
     "autoencode_mse": {"mass_spring": 7.1, "pendulum": 14.1, "two_body": 3.36},
     "inference_mse": {"mass_spring": 12.2, "pendulum": 44.1, "two_body": 6.33},
@@ -40,6 +42,10 @@ BARS = {
 REFERENCES = {
     "autoencode_mse": {"mass_spring": 7.10, "pendulum": 14.14, "two_body": 3.36},
     "inference_mse": {"mass_spring": 12.21, "pendulum": 44.12, "two_body": 6.33},
+    "noise_floor": {"mass_spring": 6.9, "pendulum": 7.3, "two_body": 2.4},
+    "mean_frame": {"mass_spring": 49.4, "pendulum": 82.7, "two_body": 26.6},
+    "autoencode_above_floor": {"mass_spring": 0.2, "pendulum": 6.8, "two_body": 1.0},
+    "inference_above_floor": {"mass_spring": 5.3, "pendulum": 36.8, "two_body": 3.9},
 }
 SOURCE = "Balsells Rodas et al. (2021), Re-Hamiltonian Generative Networks"
 NOTES = """
@@ -49,11 +55,13 @@ seeds; a seed draws videos, weights and batches anew.
 
 - autoencode_mse: squared error a pixel, in units of 1e-4, of 30 frames from themselves; inference_mse: from the first
   five of them, by the same model. noise_floor: of who knows the exact states. mean_frame: of who knows nothing.
+  *_above_floor: what of an error is not that of the noise. The renderer is not the published one, so the floors differ
+  from the published ones, and figures above them are what to compare.
 
 hgn: q, p and codes are maps of 16 x 4 x 4, all networks convolutional, Adam at 1.5e-4, batches of 16, five epochs, as
-published; encoder, decoder and start are ours. One model serves both ways of asking; the published figures are those of
-one trained for each, on pictures of another renderer, with the floors 6.9, 7.3, 2.4 and the mean frames 49.4, 82.7,
-26.6.
+published. Ours are the encoder, a second one for five frames, the decoder, the start from data, clips that grow, the
+noise of pixels in closed form, a warm-up, clipped gradients, the best weights by 2 % of the videos held out, and codes
+whitened in the end. One model serves both ways of asking; the published figures are those of one trained for each.
 """
 
 
@@ -79,14 +87,18 @@ def work(run: runner.Run, videos: Path) -> list[report.Row]:
     assert test.states is not None
     q = test.states.q[:200, ::3]
     figures = dict(zip(("autoencode_mse", "inference_mse"), (sums / len(test)).tolist(), strict=True))
-    figures["noise_floor"] = hf.videos.noise_floor(hf.videos.scene_of(case.system), q, case.noise, channels=3, draws=32)
+    figures["noise_floor"] = hf.videos.noise_floor(hf.videos.scene_of(case.system), q, case.noise, draws=32, **LOOK)
+    for name in ("autoencode", "inference"):
+        figures[f"{name}_above_floor"] = figures[f"{name}_mse"] - figures["noise_floor"]
     figures["mean_frame"] = hf.videos.mean_frame_mse(train[:1000], test[:1000])
     cost = {"params": count_parameters(model), "train_seconds": round(model.history.seconds, 1), "unit": "1e-4"}
     rows_: list[report.Row] = []
     for name, value in figures.items():
         row: report.Row = {"metric": name, "value": 1e4 * value, **cost}
         if name in BARS:
-            row |= {"bar": BARS[name][run.case], "reference": REFERENCES[name][run.case], "reference_source": SOURCE}
+            row |= {"bar": BARS[name][run.case]}
+        if name in REFERENCES:
+            row |= {"reference": REFERENCES[name][run.case], "reference_source": SOURCE}
         rows_.append(row)
     return rows_
 
@@ -94,11 +106,11 @@ def work(run: runner.Run, videos: Path) -> list[report.Row]:
 def film(name: str, n: int, n_frames: int, seed: int, folder: Path) -> hf.Videos:
     """The videos of a case from their file, which is drawn if there is none."""
     case = CASES[name]
-    path = folder / f"{name}-{n}x{n_frames}-noise{case.noise:g}-{seed}.h5"
+    path = folder / f"{name}-{n}x{n_frames}-noise{case.noise:g}-rim{LOOK['softness']:g}-{seed}.h5"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         hf.videos.film(
-            case.system, n=n, n_frames=n_frames, channels=3, noise=case.noise, path=path, dtype=torch.uint8, seed=seed
+            case.system, n=n, n_frames=n_frames, noise=case.noise, path=path, dtype=torch.uint8, seed=seed, **LOOK
         )
     return hf.Videos.load(path)
 

@@ -157,7 +157,9 @@ def test_forecast_is_the_python_call(tmp_path: Path, folder: Path, capsys: pytes
     assert call("forecast", folder / "run", folder / "long.npz", "--out", out, "--seen", 5) == 0
     found, expected = hf.Videos.load(out), model.forecast(frames[:, :5], 4)
     torch.testing.assert_close(found[:], expected)
-    assert found.dt == 0.125 and found.metadata == {"seen": 5, "dt_scale": 1.0, "backward": False, "refine": 0}
+    assert found.dt == 0.125 and found.metadata == {
+        "seen": 5, "dt_scale": 1.0, "backward": False, "refine": 0, "draws": 0,
+    }  # fmt: skip
     errors = [float((x - frames[:, 5:]).square().mean()) for x in (expected, frames[:, 4:5])]
     printed = capsys.readouterr().out
     assert f"3 videos, 4 frames after the last of 5, 0.125 apart: {out}" in printed
@@ -172,6 +174,10 @@ def test_forecast_is_the_python_call(tmp_path: Path, folder: Path, capsys: pytes
         past = model.forecast(frames[:2], 6, dt_scale=0.5, backward=True, refine=3)
         torch.testing.assert_close(torch.from_numpy(archive["frames"]), past)
         assert float(archive["dt"]) == 0.0625
+    drawn = ["--seen", 5, "-n", 2, "--draws", 4, "--seed", 3]
+    assert call("forecast", folder / "run", folder / "long.npz", "--out", tmp_path / "mean.h5", *drawn) == 0
+    found, expected = hf.Videos.load(tmp_path / "mean.h5"), model.forecast(frames[:2, :5], 4, draws=4, seed=3)
+    torch.testing.assert_close(found[:], expected)
     assert call("forecast", folder / "run", folder / "short.h5", "--out", tmp_path / "a.gif", "-q", "-n", 2) == 0
     with Image.open(tmp_path / "a.gif") as image:
         assert image.n_frames == 5 and image.size == (64, 32)

@@ -19,6 +19,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 
 import datasets  # noqa: E402
 import density_tabular  # noqa: E402
+import hgn_limits  # noqa: E402
 import hnn_contenders  # noqa: E402
 import hnn_tasks  # noqa: E402
 import learning_rates  # noqa: E402
@@ -240,6 +241,20 @@ def test_quick_run_of_pixels(tmp_path: Path) -> None:
     assert {row["model"] for row in rows if row["metric"] == "test_loss"} == {"hnn", "baseline"}
     assert {row["metric"]: row["bar"] for row in rows if "bar" in row} == {"test_loss": 1.85e-4, "energy_mse": 1.53e-4}
     assert (out / "pixel_pendulum.png").stat().st_size > 5000
+
+
+def test_the_likelihood_over_all_turns_of_a_motion() -> None:
+    s, k = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one, other = (torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (s, k))
+    angles = 2 * torch.pi * torch.arange(20_000, dtype=torch.float64) / 20_000
+    turned = torch.polar(torch.ones_like(angles), angles)[:, None] * other[:, None]
+    far = (one[:, None] - turned).abs().square().sum(-1)
+    overlap = (one * other.conj()).sum(-1)
+    found = hgn_limits.fit_of_turns((s - k).square().sum(-1), overlap)
+    torch.testing.assert_close(found, (-0.5 * far).exp().mean(1).log(), rtol=1e-9, atol=1e-9)
+    # The turn that brings k nearest to s, about which turns are drawn.
+    nearest = angles[far.argmin(1)] - overlap.angle()
+    assert float((torch.remainder(nearest + 1, 2 * torch.pi) - 1).abs().max()) < 1e-3
 
 
 def test_quick_run_of_dynamics_from_videos(tmp_path: Path) -> None:

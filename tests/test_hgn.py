@@ -72,6 +72,7 @@ def test_forecasts_go_on_where_reconstructions_end() -> None:
     many = springs(n_frames=9, seed=1)[:]
     torch.testing.assert_close(model.forecast(many, 4), model.forecast(many[:, 3:], 4))
     torch.testing.assert_close(model.forecast(many, 4, backward=True), model.forecast(many[:, :6], 4, backward=True))
+    assert torch.equal(model.forecast(many, 4, refine=3), model.forecast(many[:, 3:], 4, refine=3))
     last = model.path(*model.encode(frames), 5, model.dt)[-1].chunk(2, -1)
     for way, backward in ((1, False), (-1, True)):
         start = model.encode(frames) if backward else last
@@ -131,7 +132,7 @@ def test_clips_grow_when_what_they_show_is_explained() -> None:
     stages = []
     for least, spread in ((1e9, 0.0), (1e-9, 1e9), (1e-9, 0.0)):
         goal = objective(model, videos, growth=0.8, showings=600).train()
-        goal.config["spread"] = spread
+        goal.spread = spread
         goal.shown.fill_(0.2)
         goal.least.fill_(least)
         goal.loss(torch.arange(12))
@@ -207,7 +208,7 @@ def test_context_of_all_frames_asks_for_no_second_encoder() -> None:
 
 def test_what_follows_missed_frames_counts_less_until_clips_are_whole() -> None:
     goal = objective(fitted(), springs(), growth=0.8, showings=600).train()
-    goal.config["spread"] = 1.0
+    goal.spread = 1.0
     errors = torch.tensor([[0.1, 0.2, 0.1], [0.1, 1.3, 0.1]])
     torch.testing.assert_close(goal._causal(errors), torch.tensor([[1, 1, 1], [1, 1, math.exp(-1.0)]]))
     goal.stage.fill_(1.0)
@@ -359,11 +360,81 @@ def test_it_says_when_it_learned_little() -> None:
     assert "little of the motion was learned" in poor.history.notes[-1]
     good = hf.HGN(**settings).fit(videos, epochs=60, learning_rate=4e-3, progress=False)
     assert not good.history.notes
+    # Of what is held out: a model that knows its two videos by heart has learned little.
+    model = hf.HGN(**settings | {"width": 32}).fit(videos[:4], epochs=150, learning_rate=4e-3, validation=0.5)
+    assert "little of the motion was learned" in model.history.notes[-1]
+
+
+def test_an_interrupted_fit_keeps_a_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fitted()
+    loss, calls = VideoObjective.loss, []
+
+    def stopped(self: VideoObjective, index: Tensor) -> Tensor:
+        calls.append(index)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return loss(self, index)
+
+    monkeypatch.setattr(VideoObjective, "loss", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(springs(seed=3), epochs=9, progress=False)
+    assert not model.training and "interrupted" in model.history.notes[0] and float(model.shake) > 0
+    mean, scale = model.posterior(springs(seed=3)[:])
+    moments = torch.cov(mean.mT, correction=0) + (scale**2).mean(0).diag()
+    torch.testing.assert_close(moments.detach(), torch.eye(model.code), rtol=0, atol=0.05)
+
+
+def test_codes_that_depend_on_each_other_are_whitened_all_the_same() -> None:
+    model, videos = fitted(), springs()[:]
+    with torch.no_grad():
+        last = model.encoder.last
+        last.weight[1], last.bias[1] = last.weight[0], last.bias[0]
+        last.bias[model.code :] = -100.0
+    whiten(model, videos)
+    assert model.reconstruct(videos).isfinite().all()
+
+
+def test_a_checkpoint_knows_its_run_whatever_the_threads(tmp_path: Path) -> None:
+    videos = springs(60, noise=0.1)
+    before = torch.get_num_threads()
+    settings: dict[str, Any] = {"progress": False, "checkpoint": tmp_path / "run", "schedule": "constant"}
+    try:
+        small().fit(videos, epochs=1, **settings)
+        torch.set_num_threads(before + 1)
+        assert len(small().fit(videos, epochs=2, **settings).history.train) == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_refinement_in_inference_mode() -> None:
+    model, videos = fitted(), springs(seed=1)[:]
+    with torch.inference_mode():
+        found = model.forecast(videos, 3, refine=3)
+    torch.testing.assert_close(found, model.forecast(videos, 3, refine=3))
+
+
+def test_whole_videos_that_fail_while_clips_grow_end_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = VideoObjective._parts
+
+    def lost(self: VideoObjective, frames: Tensor) -> Any:
+        if not self.training and self.patient:
+            raise hf.RolloutError("lost", time=1.0)
+        return parts(self, frames)
+
+    monkeypatch.setattr(VideoObjective, "_parts", lost)
+    settings: dict[str, Any] = {"progress": False, "schedule": "constant"}
+    model = small().fit(springs(), epochs=5, growth=0.6, **settings)
+    whole = [math.isfinite(loss) for loss in model.history.validation]
+    assert not whole[0] and all(whole[3:])
+    for epochs in (1, 2):
+        small().fit(springs(), epochs=epochs, growth=1.0, validation=None, checkpoint=tmp_path / "run", **settings)
 
 
 def test_videos_are_frames_too() -> None:
     model, videos = fitted(), springs(seed=1)
     assert torch.equal(model.forecast(videos, 3), model.forecast(videos[:], 3))
+    with pytest.raises(hf.InputError, match=r"frames are 0\.25 apart, expected 0\.125"):
+        model.forecast(springs(seed=1, dt=0.25), 3)
 
 
 def frames(*shape: int) -> Tensor:
@@ -394,6 +465,8 @@ REFUSED = {
     ),
     "grey": (lambda: small().fit(torch.full((4, 6, 1, 8, 8), 0.3)), "all alike"),
     "refine": (lambda: small().encode(springs()[:], refine=-1), "refine = -1, expected a number of steps, 0 or more"),
+    "still_videos": (lambda: small().fit(frames(9, 1, 1, 8, 8).expand(-1, 6, -1, -1, -1)), "alike in every video"),
+    "seed": (lambda: small().fit(springs(), seed="a"), "seed = 'a'"),  # type: ignore[arg-type]
     "growth": (lambda: small().fit(springs(), growth=1.5), "growth = 1.5, expected a share"),
     "frames_per_step": (
         lambda: small().fit(springs(), frames_per_step=7),

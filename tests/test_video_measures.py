@@ -92,7 +92,7 @@ def test_canonical_coordinates_match_and_others_do_not(d: int) -> None:
 def test_wrong_shapes() -> None:
     for call, message in (
         (lambda: pixel_mse(torch.zeros(2, 3, 1, 4, 4), torch.zeros(2, 4, 1, 4, 4)), "expected one shape"),
-        (lambda: valid_prediction_time(torch.zeros(3), torch.zeros(3)), "expected one shape"),
+        (lambda: valid_prediction_time(torch.zeros(3), torch.zeros(3)), "truth has shape"),
         (lambda: skill(1.0, 2.0, 1.0), "mean_frame = 1 and floor = 2"),
         (lambda: energy_spread(torch.zeros(5)), r"energy has shape \(5,\)"),
         (lambda: symplectic_match(torch.zeros(9, 3), torch.zeros(9, 2)), r"\(9, 3\) and \(9, 2\)"),
@@ -119,3 +119,23 @@ def test_a_gif_shows_the_videos(channels: int, tmp_path: Path) -> None:
     shown = sum(ax.get_visible() for ax in strips.axes)
     plt.close(strips)
     assert shown == 4 + 2
+
+
+def test_measures_take_what_models_take() -> None:
+    levels = torch.randint(256, (2, 3, 1, 4, 4), dtype=torch.uint8)
+    frames = levels / 255
+    for given in (levels, hf.Videos(levels), frames.numpy()):
+        assert float(pixel_mse(given, 0.5 * frames).mean()) == pytest.approx(
+            float(pixel_mse(frames, 0.5 * frames).mean())
+        )
+        assert mean_frame_mse(given, frames) == pytest.approx(mean_frame_mse(frames, frames))
+    with pytest.raises(hf.InputError, match="expected frames of one size"):
+        mean_frame_mse(frames, frames[..., :1])
+
+
+def test_no_number_is_no_prediction() -> None:
+    truth = torch.ones(1, 4, 1, 2, 2)
+    lost = truth.clone()
+    lost[:, 2] = float("nan")
+    assert valid_prediction_time(truth, lost).tolist() == [2]
+    assert valid_prediction_time(0 * truth, 0 * truth).tolist() == [4]

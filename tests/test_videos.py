@@ -130,6 +130,9 @@ REFUSED = {
     "empty": (torch.rand(0, 4, 1, 8, 8), "at least one video"),
     "lengths": ([torch.rand(4, 1, 8, 8), torch.rand(5, 1, 8, 8)], r"shapes \(4, 1, 8, 8\) and \(5, 1, 8, 8\)"),
     "text": ("film", "frames is a str, expected an array"),
+    "names": (["a.mp4", "b.mp4"], "frames is a list, expected an array"),
+    "one_with_channels_last": (torch.rand(9, 8, 8, 3), r"frames\[None\].permute\(0, 1, 4, 2, 3\)"),
+    "one_grey": (torch.rand(9, 8, 8), r"is frames\[None, :, None\]"),
 }
 
 
@@ -138,6 +141,17 @@ def test_masks_and_arrays_that_run_backwards() -> None:
     torch.testing.assert_close(hf.Videos(mask)[:], mask.float())
     array = torch.rand(2, 4, 1, 8, 8).numpy()
     assert torch.equal(hf.Videos(array[:, ::-1])[:], torch.from_numpy(array).flip(1))
+    assert torch.equal(hf.Videos([video[::-1] for video in array])[:], torch.from_numpy(array).flip(1))
+
+
+def test_what_a_file_cannot_hold_becomes_what_it_can(tmp_path: Path) -> None:
+    frames = torch.rand(2, 4, 1, 8, 8, requires_grad=True)
+    videos = hf.Videos(frames.bfloat16())
+    videos.save(tmp_path / "a.h5")
+    assert torch.equal(hf.Videos.load(tmp_path / "a.h5")[:], videos[:])
+    assert not hf.Videos(frames)[:].requires_grad
+    assert repr(videos) == "Videos((2, 4, 1, 8, 8), torch.float32, dt=1)"
+    assert str(tmp_path / "a.h5") in repr(hf.Videos.load(tmp_path / "a.h5"))
 
 
 def test_a_file_of_something_else(tmp_path: Path) -> None:
@@ -170,6 +184,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     for call, message in (
         (lambda: film(SPRING, n_frames=1), "n_frames = 1"),
         (lambda: film(SPRING, dtype=torch.int64), "dtype = torch.int64"),
+        (lambda: film(SPRING, n=10**9, dtype=torch.bfloat16), "dtype = torch.bfloat16"),
         (lambda: film(SPRING, noise=-1.0), "noise = -1.0"),
         (lambda: film(SPRING, n=10**9, channels=2), "channels = 2"),
         (lambda: film(SPRING, n=10**9, path=tmp_path / "a.mp4"), "suffix '.mp4'"),

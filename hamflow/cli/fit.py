@@ -174,7 +174,7 @@ def fit(
     epochs: Annotated[int | None, _option("epochs", min=1)] = None,
     batch_size: Annotated[int | None, _option("batch_size", min=1)] = None,
     learning_rate: Annotated[float | None, _option("learning_rate")] = None,
-    validation: Annotated[float | None, _option("validation", "The share held out.")] = None,
+    validation: Annotated[float | None, _option("validation", "The share held out; 0 for none.")] = None,
     patience: Annotated[int | None, _option("patience", "Epochs without gain before stopping.", min=1)] = None,
     seed: Seed = 0,
     dtype: Annotated[
@@ -218,6 +218,8 @@ def fit(
         "patience": patience, "seed": seed, "dtype": dtype and getattr(torch, dtype.value), "device": device,
         "checkpoint": checkpoint, "progress": not quiet,
     })  # fmt: skip
+    if training.get("validation") == 0:
+        training["validation"] = None
     check_run_target(out, overwrite)
     if model == Model.nhf:
         if len(data) > 1:

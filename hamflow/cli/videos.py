@@ -106,6 +106,10 @@ def forecast(
     refine: Annotated[
         int, typer.Option(min=0, help="Steps by which the state of each video is made to explain its frames better.")
     ] = 0,
+    draws: Annotated[
+        int, typer.Option(min=0, help="Draws of the state from its posterior; the mean of their frames is written.")
+    ] = 0,
+    seed: Seed = 0,
     key: Key = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -126,11 +130,13 @@ def forecast(
         for start in range(0, count, _AT_A_TIME):
             frames = films[start : min(start + _AT_A_TIME, count)]
             known = frames[:, :shown]
-            found = model.forecast(known, length, dt_scale=dt_scale, backward=backward, refine=refine)
+            found = model.forecast(
+                known, length, dt_scale=dt_scale, backward=backward, refine=refine, draws=draws, seed=seed
+            )
             errors.add(frames[:, shown:], found, frames[:, shown - 1 : shown])
             yield found
 
-    metadata = {"seen": shown, "dt_scale": dt_scale, "backward": backward, "refine": refine}
+    metadata = {"seen": shown, "dt_scale": dt_scale, "backward": backward, "refine": refine, "draws": draws}
     write_frames(out, parts(), model.dt * dt_scale, metadata)
     if not quiet:
         where = "before the first" if backward else "after the last"

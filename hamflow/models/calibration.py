@@ -14,6 +14,8 @@ from hamflow.videos import Videos
 if TYPE_CHECKING:
     from hamflow.models.generator import VideoGenerator
 
+#: Above such a share of the error of the mean frame little was learned.
+_UNLEARNED = 0.5
 #: Of the least squares, relative to the variance of a feature.
 _RIDGE = 1e-1
 
@@ -89,9 +91,14 @@ def whiten(model: VideoGenerator, frames: Tensor) -> None:
         return
     assert first.bias is not None
     centre, spread = mean.mean(0), (scale**2).mean(0)
-    # Triangular, so that the first code keeps its meaning.
-    root = torch.linalg.cholesky((mean - centre).mT @ (mean - centre) / len(mean) + spread.diag())
-    inverse = torch.linalg.solve_triangular(root, torch.eye(codes).to(root), upper=False)
+    # Triangular, so that the first code keeps its meaning; in double precision, and with a floor for codes that nearly
+    # depend on each other.
+    apart = (mean - centre).double()
+    covariance = apart.mT @ apart / len(mean) + spread.double().diag()
+    covariance += 1e-9 * covariance.diagonal().mean() * torch.eye(codes).to(covariance)
+    root = torch.linalg.cholesky(covariance)
+    inverse = torch.linalg.solve_triangular(root, torch.eye(codes).to(root), upper=False).to(mean)
+    root = root.to(mean)
     for last in lasts:
         assert last.bias is not None
         last.weight[:codes] = inverse @ last.weight[:codes]
@@ -100,6 +107,25 @@ def whiten(model: VideoGenerator, frames: Tensor) -> None:
         last.bias[codes:] += 0.5 * ((inverse**2 @ spread) / spread).log()
     first.bias += first.weight @ centre
     first.weight.copy_(first.weight @ root)
+
+
+@torch.no_grad()
+def unlearned(model: VideoGenerator, frames: Tensor) -> list[str]:
+    """A note where a fitted model reconstructs videos little better than their mean frame does.
+
+    Args:
+        model: a trained model.
+        frames: some videos that did not teach it, where there are, (n, time, channel, height, width).
+    """
+    mean = model.moments(model.encoder, frames[:, : int(model.most)])[0]
+    error = (model.pictures(mean, frames.shape[1]) - frames).square().mean()
+    share = float(error / (frames - frames.mean((0, 1))).square().mean())
+    if share < _UNLEARNED:
+        return []
+    return [
+        f"videos are reconstructed with {share:.2g} of the squared error of their mean frame: little of the motion was "
+        "learned; more epochs or videos, periodic for angles, or another dim may help"
+    ]
 
 
 def _encoders(model: VideoGenerator) -> list[FrameEncoder]:

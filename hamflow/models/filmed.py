@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from hamflow.energies import Hamiltonian
-from hamflow.errors import InputError, RolloutError, check_choice, check_device, check_dtype
+from hamflow.errors import FitError, InputError, RolloutError, check_choice, check_device, check_dtype
 from hamflow.io import check_writable
 from hamflow.models.refusal import unchanged_if_refused
 from hamflow.models.storage import (
@@ -26,15 +27,12 @@ from hamflow.models.storage import (
 from hamflow.rollout import rollout
 from hamflow.steps import Step
 from hamflow.training import History, fit
-from hamflow.videos import Videos, check_frames
-from hamflow.videos.videos import in_unit_range
+from hamflow.videos import Videos
 
 #: separable: T(p) + V(q), a network each. mechanical: a learned mass and V(q). joint: one network H(q, p).
 HAMILTONIANS = ("separable", "mechanical", "joint")
 #: Videos whose variance stands for that of all.
 _SOME = 500
-
-Goal = TypeVar("Goal", bound=nn.Module)
 
 
 class VideoModel(nn.Module):
@@ -92,14 +90,18 @@ class VideoModel(nn.Module):
         self,
         videos: Any,
         prepare: Callable[[Videos], None],
-        objective: Callable[[Videos], Goal],
+        objective: Callable[[Videos], nn.Module],
+        finish: Callable[[Videos], None],
         *,
         dtype: torch.dtype,
         device: torch.device | str,
         checkpoint: str | Path | None,
         **settings: Any,
-    ) -> Goal:
-        """Minimise an objective over the numbers of the videos, after ``prepare`` has made the parts anew."""
+    ) -> Self:
+        """Minimise an objective over the numbers of the videos, after ``prepare`` and before ``finish``.
+
+        What is interrupted or fails keeps its good weights, so it is finished too.
+        """
         films = self._checked(videos)
         check_dtype(dtype)
         target = check_device(device)
@@ -110,9 +112,22 @@ class VideoModel(nn.Module):
             self.to(device=target, dtype=dtype)
             goal = objective(films).to(device=target, dtype=dtype)
             rows = torch.arange(len(films), device=target)
-            self.history = fit(goal, rows, checkpoint=checkpoint, **settings)
+            try:
+                self.history = fit(goal, rows, checkpoint=checkpoint, **settings)
+            except FitError as error:
+                self.history = error.history or History()
+                self._end(films, finish)
+                raise
+            except KeyboardInterrupt:
+                self.history = History(notes=["interrupted: the weights are those of the last whole epoch"])
+                self._end(films, finish)
+                raise
+            self._end(films, finish)
+        return self
+
+    def _end(self, films: Videos, finish: Callable[[Videos], None]) -> None:
         self.eval()
-        return goal
+        finish(films)
 
     def _checked(self, videos: Any) -> Videos:
         films = videos if isinstance(videos, Videos) else Videos(videos)
@@ -123,17 +138,25 @@ class VideoModel(nn.Module):
         return films
 
     def _seen(self, frames: Any) -> Tensor:
-        found = check_frames(frames[:] if isinstance(frames, Videos) else frames)
-        self._checked(found)
-        return in_unit_range(found).to(self.like)
+        if isinstance(frames, Videos) and not math.isclose(frames.dt, self.dt, rel_tol=1e-6):
+            raise InputError(
+                f"frames are {frames.dt:g} apart, expected {self.dt:g} as in training; frames[:] has no time"
+            )
+        return self._checked(frames)[:].to(self.like)
 
 
-def finite(frames: Tensor) -> Tensor:
-    """The frames, or :class:`RolloutError` where the motion behind them has left the finite numbers."""
-    bad = ~frames.isfinite().flatten(2).all(-1).all(0)
+def finite(frames: Tensor, dt: float) -> Tensor:
+    """The frames, dt apart, or :class:`RolloutError` where a motion behind them has left the finite numbers."""
+    bad = ~frames.isfinite().flatten(2).all(-1)
     if bad.any():
-        first = int(bad.nonzero()[0])
-        raise RolloutError(f"the motion left the finite numbers at frame {first} of {len(bad)}", time=first)
+        videos = bad.any(1).nonzero()[:, 0].tolist()
+        first = int(bad.any(0).nonzero()[0])
+        which = ", ".join(map(str, videos[:5])) + (", ..." if len(videos) > 5 else "")
+        raise RolloutError(
+            f"the motion of {len(videos)} of {len(frames)} videos ({which}) left the finite numbers, the first at "
+            f"frame {first} of {frames.shape[1]}",
+            time=first * dt,
+        )
     return frames
 
 
@@ -141,8 +164,8 @@ def check_enough(frames: Tensor, fewest: int) -> None:
     """Raise :class:`InputError` unless videos have so many frames."""
     if frames.shape[1] < fewest:
         raise InputError(
-            f"frames has {frames.shape[1]} frames a video, expected {fewest} or more: no fewer were learned from, as a "
-            "model with context does"
+            f"frames has {frames.shape[1]} frames a video, expected {fewest} or more: from so many this model learned "
+            "to infer a state; one that is made with context=3 can do with 3"
         )
 
 
@@ -172,6 +195,7 @@ def spread(videos: Videos) -> float:
     """
     some = videos.some(_SOME)
     # Not by the variance, which of greys is a rounding error.
-    if bool((some == some[:1, :1]).all()):
-        raise InputError("frames are all alike, expected some that move")
-    return float((some - some.mean((0, 1))).square().mean())
+    if bool((some == some[:, :1]).all()):
+        raise InputError("frames are all alike in every video, expected some that move")
+    # In double precision the number of threads does not show in what a checkpoint remembers.
+    return float((some - some.mean((0, 1))).square().mean(dtype=torch.float64))

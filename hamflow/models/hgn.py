@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hamflow.energies import Hamiltonian
 from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
-from hamflow.models.calibration import calibrate, usual_rate, whiten
+from hamflow.models.calibration import calibrate, unlearned, usual_rate, whiten
 from hamflow.models.draws import drawn, measured_noise
 from hamflow.models.dynamics import check_angles, check_widths
 from hamflow.models.filmed import HAMILTONIANS, check_hamiltonian, finite
@@ -191,6 +191,7 @@ class HGN(VideoGenerator):
             2203.07404, for weights that let later times wait.
         """
         check_positive("epochs", epochs, integer=True)
+        check_seed("seed", seed)
 
         def prepare(films: Videos) -> None:
             self.assemble(usual_rate(films))
@@ -207,17 +208,20 @@ class HGN(VideoGenerator):
                 frames_per_step=frames_per_step, growth=growth, showings=epochs * len(shown),
             )  # fmt: skip
 
-        learned = self._learn(
-            videos, prepare, goal, dtype=dtype, device=device, checkpoint=checkpoint, epochs=epochs,
+        def finish(films: Videos) -> None:
+            some = films.some(_SOME).to(self.log_scale)
+            whiten(self, some)
+            shown, held_out = split_rows(torch.arange(len(films)), validation, seed)
+            judges = shown if held_out is None else held_out
+            self.history.notes += unlearned(self, films[judges[:_FEW].cpu()].to(self.log_scale))
+            if not self.config["maps"]:
+                self.shake.copy_(measured_noise(self, some))
+
+        return self._learn(
+            videos, prepare, goal, finish, dtype=dtype, device=device, checkpoint=checkpoint, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, validation=validation, progress=progress, seed=seed,
             **settings,
         )  # fmt: skip
-        self.history.notes += learned.doubts()
-        some = self._checked(videos).some(_SOME).to(self.log_scale)
-        whiten(self, some)
-        if not self.config["maps"]:
-            self.shake.copy_(measured_noise(self, some))
-        return self
 
     @torch.no_grad()
     def encode(self, frames: Any, *, refine: int = 0) -> tuple[Tensor, Tensor]:
@@ -285,8 +289,8 @@ class HGN(VideoGenerator):
         """The ``n_frames`` frames after the last one given, or before the first, in the order in which they are met.
 
         Args:
-            frames: (n, k, channel, height, width), of which the last ones are read or, backwards, the first, as many
-                as were learned from.
+            frames: (n, k, channel, height, width), of which the last ones count or, backwards, the first, at most as
+                many as were learned from.
             n_frames: how many.
             dt_scale: the time between two of them, in units of that between two frames of the training videos.
             backward: whether time runs backwards from the first frame.
@@ -304,7 +308,7 @@ class HGN(VideoGenerator):
         check_positive("n_frames", n_frames, integer=True)
         check_positive("dt_scale", dt_scale)
         seen = self._seen(frames)
-        seen = seen if backward else seen[:, -int(self.most) :]
+        seen = seen[:, : int(self.most)] if backward else seen[:, -int(self.most) :]
 
         def on(z: Tensor) -> Tensor:
             q, p = self.initial_state(z)
@@ -322,7 +326,7 @@ class HGN(VideoGenerator):
             check_positive(name, count, integer=True)
         like = self.log_scale
         z = like.new_empty(n, self.code).normal_(generator=random_generator(seed, like.device))
-        return finite(self.pictures(z, n_frames))
+        return finite(self.pictures(z, n_frames), self.dt)
 
     def _codes(self, frames: Tensor, refine: int, draws: int, seed: int | None) -> Tensor:
         # One code a video by the encoder, or many by chance, (draws, n, code).
@@ -341,4 +345,4 @@ class HGN(VideoGenerator):
         total = show(codes[0])
         for z in codes[1:]:
             total += show(z)
-        return finite(total / len(codes))
+        return finite(total / len(codes), self.dt)

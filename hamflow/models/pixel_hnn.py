@@ -222,14 +222,15 @@ class PixelHNN(VideoModel):
         def some(films: Videos) -> Tensor:
             return films.some(_SOME).to(self.scale)
 
-        self._learn(
-            videos, lambda films: self.assemble(), goal, dtype=dtype, device=device, checkpoint=checkpoint,
+        def end(films: Videos) -> None:
+            if relative and isinstance(self.config["hamiltonian"], str):
+                finish(self, some(films))
+
+        return self._learn(
+            videos, lambda films: self.assemble(), goal, end, dtype=dtype, device=device, checkpoint=checkpoint,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
             progress=progress, seed=seed, **settings,
         )  # fmt: skip
-        if relative and isinstance(self.config["hamiltonian"], str):
-            finish(self, some(self._checked(videos)))
-        return self
 
     @torch.no_grad()
     def encode(self, frames: Any) -> tuple[Tensor, Tensor]:
@@ -282,7 +283,7 @@ class PixelHNN(VideoModel):
 
     def _pictures(self, path: Tensor) -> Tensor:
         # The first frame of each state, (time, n, 2 d) -> (n, time, channel, height, width).
-        return finite(self.decode(*path.chunk(2, -1))[:, :, 0].movedim(0, 1))
+        return finite(self.decode(*path.chunk(2, -1))[:, :, 0].movedim(0, 1), self.dt)
 
 
 def _scaled(hamiltonian: Hamiltonian, dim: int) -> Hamiltonian:

@@ -54,7 +54,7 @@ class PixelObjective(nn.Module):
         self.config = {
             **{f"model {name}": value for name, value in model.config.items()},
             "canonical": canonical, "dynamics": dynamics, "relative": relative, "frames_per_step": frames_per_step,
-            "spread": spread(videos), "videos": tuple(videos.frames.shape),
+            "spread": f"{spread(videos):.5g}", "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
         self.shown = min(shown, videos.n_frames)

@@ -52,10 +52,13 @@ def refined(model: VideoGenerator, frames: Tensor, z: Tensor, steps: int) -> Ten
     return torch.cat(found)
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def _descend(model: VideoGenerator, frames: Tensor, z: Tensor, steps: int) -> Tensor:
-    best, least = z, torch.full_like(z[:, 0], math.inf)
-    z = z.detach().clone().requires_grad_()
+    # Copies of tensors of inference mode are ordinary ones.
+    frames, z = frames.clone(), z.detach().clone()
+    best, least = z.clone(), torch.full_like(z[:, 0], math.inf)
+    z.requires_grad_()
     optimiser = torch.optim.Adam([z], _RATE)
     for k in range(steps + 1):
         error = (model.pictures(z, frames.shape[1]) - frames).square().sum((1, 2, 3, 4))

@@ -26,8 +26,6 @@ _SHAPE = 1.5
 _MISSED, _CAUSE = 0.3, 1.0
 #: How fast the error, and the size of states, are followed.
 _SOON = 0.05
-#: A squared error of such a share of the variance is hardly better than the mean frame's.
-_UNLEARNED = 0.5
 #: The weight of what few frames miss. Their encoder learns nothing else, so it only keeps out of the others' clipping.
 _FEW = 0.01
 #: How fast the multiplier of the constraint follows, and how long its error is remembered.
@@ -88,12 +86,13 @@ class VideoObjective(nn.Module):
         self.config = {
             **{f"hgn {name}": value for name, value in model.config.items()},
             "objective": objective, "beta": beta, "tolerance": tolerance,
-            "frames_per_step": frames_per_step, "growth": growth, "spread": size,
+            "frames_per_step": frames_per_step, "growth": growth, "spread": f"{size:.5g}",
             "videos": tuple(videos.frames.shape),
         }  # fmt: skip
         self.model, self.videos = model, videos
         self.decoded = decoded
         self.growing = round(growth * showings)
+        self.spread = size
         self.bound = tolerance * size
         self.register_buffer("multiplier", torch.tensor(1 / self.bound))
         self.register_buffer("excess", torch.tensor(0.0))
@@ -105,16 +104,6 @@ class VideoObjective(nn.Module):
         width = model.features.size + model.dim
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("square", torch.ones(width))
-
-    def doubts(self) -> list[str]:
-        """What speaks against the weights that training found."""
-        share = float((2 * self.model.log_scale.detach()).exp()) / self.config["spread"]
-        if share < _UNLEARNED:
-            return []
-        return [
-            f"the squared error of frames is {share:.2g} times their variance, near that of the mean frame: little of "
-            "the motion was learned; more epochs or videos, periodic for angles, or another dim may help"
-        ]
 
     @property
     def patient(self) -> bool:
@@ -153,7 +142,7 @@ class VideoObjective(nn.Module):
             return
         self.shown.add_(videos / self.growing)
         torch.minimum(self.least, self.recent, out=self.least)
-        if self.shown > _WAIT and self.recent < max(_SETTLED * self.least, _SMALL * self.config["spread"]):
+        if self.shown > _WAIT and float(self.recent) < max(_SETTLED * float(self.least), _SMALL * self.spread):
             self.stage.add_(_PACE * videos / self.growing)
         torch.maximum(self.stage, self.shown**_DEADLINE, out=self.stage).clamp_(max=1.0)
 
@@ -183,7 +172,7 @@ class VideoObjective(nn.Module):
         """Weights of the frames of clips, (n, time) -> (n, time), while clips grow."""
         if not self.training or self.stage == 1:
             return torch.ones_like(errors)
-        missed = (errors / self.config["spread"] - _MISSED).clamp_min(0)
+        missed = (errors / self.spread - _MISSED).clamp_min(0)
         return (_CAUSE * (missed - missed.cumsum(1))).exp()
 
     def _missed(self, seen: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from hamflow.errors import CheckpointError, FitError, InputError
 from hamflow.io import check_writable
 from hamflow.training.checkpoint import read_checkpoint, write_checkpoint
+from hamflow.training.history import History
 from hamflow.training.rows import fingerprint, split_rows
 from hamflow.training.seeding import seeded
 from hamflow.training.settings import check_settings, decay_groups
@@ -26,27 +27,6 @@ _CHECKPOINT_SECONDS = 10.0
 _WARM_UP_STEPS = 50
 #: The same weights give the same loss but for rounding, which another device does otherwise.
 _SAME_LOSS = 1e-3
-
-
-@dataclass
-class History:
-    """What happened during :func:`fit`; losses are in the model's unit (nats), one entry an epoch.
-
-    Attributes:
-        start: the validation loss before training, NaN without validation rows.
-        train: the mean training loss.
-        validation: the validation loss; empty without validation rows.
-        best_epoch: the epoch whose weights were restored, 0 for the weights at the start.
-        seconds: the process time spent.
-        notes: what was out of the ordinary, such as a return to earlier weights.
-    """
-
-    start: float = math.nan
-    train: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -171,10 +151,16 @@ class _Run:
         self.model.eval()
         return self.history
 
+    @property
+    def _patient(self) -> bool:
+        return getattr(self.model, "patient", False)
+
     def _start(self) -> None:
         self.history.start = self._validation_loss()
         self.best_loss = math.inf if self.held_out is None else self.history.start
-        if self.held_out is not None and not math.isfinite(self.best_loss):
+        if self._patient and math.isnan(self.best_loss):
+            self.best_loss = math.inf
+        elif self.held_out is not None and not math.isfinite(self.best_loss):
             raise FitError(f"the validation loss of the untrained model is {self.best_loss}, expected a finite number")
         self.best = copy.deepcopy(self.model.state_dict())
         self._mark_good()
@@ -182,7 +168,9 @@ class _Run:
     def _one_epoch(self, bar: tqdm[Any]) -> None:
         loss = self._train_epoch()
         held = self._validation_loss() if math.isfinite(loss) else math.nan
-        if not math.isfinite(loss) or (self.held_out is not None and not math.isfinite(held)):
+        if not math.isfinite(held) and math.isfinite(loss) and self._patient:
+            held = math.inf  # of what the model is not yet trained for
+        elif not math.isfinite(loss) or (self.held_out is not None and not math.isfinite(held)):
             self._return_to_good(bar)
             return
         self.epoch += 1
@@ -249,7 +237,7 @@ class _Run:
         if loss < self.best_loss:
             self.best_loss, self.since_halving = loss, 0
             return
-        if getattr(self.model, "patient", False):
+        if self._patient:
             self.counted_from, self.since_halving = self.epoch, 0
             return
         self.since_halving += 1
@@ -342,7 +330,8 @@ class _Run:
             before = [self.history.start, *self.history.validation][-1]
         size = max(map(abs, (before, *self.history.train[:1])))
         rounding = 10 * torch.finfo(self.parameters[0].dtype).eps * size
-        if not math.isclose(before, now, rel_tol=_SAME_LOSS, abs_tol=rounding):
+        lost = math.isnan(before) and math.isnan(now)
+        if not lost and not math.isclose(before, now, rel_tol=_SAME_LOSS, abs_tol=rounding):
             raise CheckpointError(
                 f"checkpoint {self.path} belongs to another model or law: its weights gave a {name} of {before:.6g} "
                 f"when it was written, and give {now:.6g} here"

@@ -32,7 +32,9 @@ def split_rows(x: Tensor, validation: float | Tensor | None, seed: int) -> tuple
         raise InputError(f"validation = {validation!r}, expected a share between 0 and 1, rows, or None")
     n_held_out = max(1, round(validation * len(x)))
     if n_held_out >= len(x):
-        raise InputError(f"validation = {validation} of {len(x)} rows leaves none to train on")
+        raise InputError(
+            f"validation = {validation} of {len(x)} rows leaves none to train on; validation = None holds none out"
+        )
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     return x[order[n_held_out:]], x[order[:n_held_out]]
 

@@ -86,8 +86,8 @@ def film(
         if not is_number(number) or not 0 <= number < float("inf"):
             raise InputError(f"{name} = {number!r}, expected a number, 0 or more")
     check_seed("seed", seed)
-    if dtype != torch.uint8 and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise InputError(f"dtype = {dtype!r}, expected a floating dtype or torch.uint8")
+    if dtype not in (torch.uint8, torch.float16, torch.float32, torch.float64):
+        raise InputError(f"dtype = {dtype!r}, expected torch.uint8, float16, float32 or float64")
     if path is not None:
         check_suffix(path)
     scene = scene_of(system) if scene is None else scene

@@ -11,6 +11,7 @@ from torch import Tensor
 from hamflow.errors import InputError, check_positive, is_number
 from hamflow.videos.rendering import render_discs
 from hamflow.videos.scenes import Scene
+from hamflow.videos.videos import Videos, in_unit_range
 
 
 def pixel_mse(truth: Tensor, predicted: Tensor) -> Tensor:
@@ -38,7 +39,11 @@ def mean_frame_mse(train: Tensor, truth: Tensor) -> float:
         >>> hf.videos.mean_frame_mse(torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1, 1), torch.ones(1, 2, 1, 1, 1))
         0.25
     """
-    train, truth = torch.as_tensor(train), torch.as_tensor(truth)
+    train, truth = _frames("train", train), _frames("truth", truth)
+    if train.shape[2:] != truth.shape[2:]:
+        raise InputError(
+            f"train has shape {tuple(train.shape)} and truth {tuple(truth.shape)}, expected frames of one size"
+        )
     return float((truth - train.mean((0, 1))).square().mean())
 
 
@@ -124,8 +129,9 @@ def valid_prediction_time(truth: Tensor, predicted: Tensor, *, threshold: float 
     """
     truth, predicted = _alike(truth, predicted)
     check_positive("threshold", threshold)
-    error = (truth - predicted).square().flatten(2).mean(2) / truth.square().flatten(2).mean(2)
-    bad = error > threshold
+    error = (truth - predicted).square().flatten(2).mean(2)
+    # What is no number is no prediction.
+    bad = ~(error <= threshold * truth.square().flatten(2).mean(2))
     first: Tensor = torch.where(bad.any(1), bad.int().argmax(1), bad.shape[1])
     return first
 
@@ -221,9 +227,18 @@ def _omega(d: int) -> Tensor:
     return torch.cat((torch.cat((zero, one), 1), torch.cat((-one, zero), 1)), 0)
 
 
+def _frames(name: str, frames: Any) -> Tensor:
+    found = frames[:] if isinstance(frames, Videos) else torch.as_tensor(frames)
+    if found.ndim != 5:
+        raise InputError(f"{name} has shape {tuple(found.shape)}, expected (n, time, channel, height, width)")
+    if found.dtype == torch.bool:
+        return found.float()
+    return in_unit_range(found)
+
+
 def _alike(truth: Any, predicted: Any) -> tuple[Tensor, Tensor]:
-    truth, predicted = torch.as_tensor(truth), torch.as_tensor(predicted)
-    if truth.shape != predicted.shape or truth.ndim != 5:
+    truth, predicted = _frames("truth", truth), _frames("predicted", predicted)
+    if truth.shape != predicted.shape:
         raise InputError(
             f"truth has shape {tuple(truth.shape)} and predicted {tuple(predicted.shape)}, expected one shape "
             "(n, time, channel, height, width)"

@@ -85,6 +85,10 @@ class Videos:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self[order[:count].sort().values]
 
+    def __repr__(self) -> str:
+        where = f", {self.frames.path}" if isinstance(self.frames, FrameFile) else ""
+        return f"Videos({tuple(self.frames.shape)}, {self.frames.dtype}, dt={self.dt:g}{where})"
+
     @property
     def n_frames(self) -> int:
         """The number of frames of a video."""
@@ -177,12 +181,11 @@ def check_frames(frames: Any, name: str = "frames") -> Tensor:
         if len(set(shapes)) > 1:
             other = next(shape for shape in shapes if shape != shapes[0])
             raise InputError(f"{name} holds videos of the shapes {shapes[0]} and {other}, expected one for all")
-        frames = torch.stack([torch.as_tensor(video) for video in frames]) if frames else torch.empty(0)
-    if isinstance(frames, np.ndarray):
-        # A tensor runs through its numbers forwards only.
-        frames = np.ascontiguousarray(frames)
     try:
-        found = torch.as_tensor(frames)
+        if isinstance(frames, Sequence) and not isinstance(frames, str | bytes):
+            found = torch.stack([_tensor(video) for video in frames]) if frames else torch.empty(0)
+        else:
+            found = _tensor(frames)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is a {type(frames).__name__}, expected an array of frames") from error
     if found.ndim != 5 or found.shape[2] not in (1, 3):
@@ -209,7 +212,17 @@ def check_frames(frames: Any, name: str = "frames") -> Tensor:
     return found
 
 
+def _tensor(frames: Any) -> Tensor:
+    # A tensor runs through its numbers forwards only, and files know no bfloat16.
+    found = torch.as_tensor(np.ascontiguousarray(frames) if isinstance(frames, np.ndarray) else frames).detach()
+    return found.float() if found.dtype == torch.bfloat16 else found
+
+
 def _hint(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3:
+        return "; one grey video (time, height, width) is frames[None, :, None]"
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return "; one video with the channels last is frames[None].permute(0, 1, 4, 2, 3)"
     if len(shape) == 4:
         grey = "grey videos without a channel are frames[:, :, None]"
         return "; one video is frames[None]" if shape[1] in (1, 3) else f"; {grey}, one video is frames[None]"
