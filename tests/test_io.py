@@ -131,6 +131,13 @@ def test_empty_file_and_junk(suffix: str, content: bytes, tmp_path: Path) -> Non
         read_table(path)
 
 
+@pytest.mark.parametrize(("shape", "hint"), [((3,), "a single column has shape"), ((2, 3, 1, 4, 4), "--model hgn")])
+def test_an_array_of_another_rank_gets_a_hint(shape: tuple[int, ...], hint: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "array.npy", np.zeros(shape))
+    with pytest.raises(InputError, match=hint):
+        read_table(tmp_path / "array.npy")
+
+
 def test_missing_folder_and_unknown(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv does not exist"):
         read_table(tmp_path / "none.csv")
