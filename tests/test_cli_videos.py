@@ -216,7 +216,7 @@ def test_a_motion_that_leaves_the_numbers(tmp_path: Path, folder: Path, capsys: 
     for command in (["sample", tmp_path / "wild"], ["forecast", tmp_path / "wild", folder / "long.npz"]):
         for suffix in (".h5", ".gif"):
             assert call(*command, "--out", tmp_path / f"a{suffix}", "--n-frames", 9) == 1
-            error = capsys.readouterr().err
+            told = capsys.readouterr().err
             assert (
                 error.startswith("hamflow: error: the motion of ") and "left the finite numbers, the first at" in error
             )
