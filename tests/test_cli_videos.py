@@ -217,9 +217,7 @@ def test_a_motion_that_leaves_the_numbers(tmp_path: Path, folder: Path, capsys: 
         for suffix in (".h5", ".gif"):
             assert call(*command, "--out", tmp_path / f"a{suffix}", "--n-frames", 9) == 1
             told = capsys.readouterr().err
-            assert (
-                error.startswith("hamflow: error: the motion of ") and "left the finite numbers, the first at" in error
-            )
+            assert told.startswith("hamflow: error: the motion of ") and "left the finite numbers" in told
     assert [path.name for path in tmp_path.iterdir()] == ["wild"]
 
 
