@@ -46,7 +46,8 @@ drawn white and one grey): 5000 of {TRAINED} frames to learn from, 100 others of
   rest than those of the videos: small swings are true motions too.
 - symplectic_r2, symplectic_error: how well a cubic polynomial maps latent states of the training videos, as the encoder
   says them, to true ones (of two bodies relative to their centre; of the pendulum less than 2.5 from where it hangs,
-  beyond which angles jump), and how far it is from canonical.
+  beyond which angles jump), and how far it is from canonical. Orbits of two bodies are nearly circular, so
+  states lie near a surface of three dimensions, and slopes across it are a guess: there the second figure says nothing.
 
 hgn: p^2 / 2m + V(q) by leapfrog, m and a network V learned. latent_mlp: a plain network f, z' = z + dt f(z), in place
 of the energy. latent_ode: a neural ODE of a state of the same size, all of which is drawn, by a code and a decoder of
