@@ -385,6 +385,16 @@ def test_an_interrupted_fit_keeps_a_whole_model(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(moments.detach(), torch.eye(model.code), rtol=0, atol=0.05)
 
 
+def test_a_fit_ends_well_where_its_noise_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> Tensor:
+        raise hf.RolloutError("lost", time=1.0)
+
+    monkeypatch.setattr("hamflow.models.hgn.measured_noise", lost)
+    model = fitted()
+    assert "could not be measured: lost" in model.history.notes[-1]
+    assert model.reconstruct(springs()[:], draws=2, seed=0).isfinite().all()
+
+
 def test_codes_that_depend_on_each_other_are_whitened_all_the_same() -> None:
     model, videos = fitted(), springs()[:]
     with torch.no_grad():

@@ -115,8 +115,9 @@ class VideoModel(nn.Module):
             try:
                 self.history = fit(goal, rows, checkpoint=checkpoint, **settings)
             except FitError as error:
-                self.history = error.history or History()
-                self._end(films, finish)
+                if error.history is not None:
+                    self.history = error.history
+                    self._end(films, finish)
                 raise
             except KeyboardInterrupt:
                 self.history = History(notes=["interrupted: the weights are those of the last whole epoch"])

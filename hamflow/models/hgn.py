@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hamflow.energies import Hamiltonian
-from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
+from hamflow.errors import InputError, RolloutError, check_choice, check_positive, check_seed, is_number
 from hamflow.models.calibration import calibrate, unlearned, usual_rate, whiten
 from hamflow.models.draws import drawn, measured_noise
 from hamflow.models.dynamics import check_angles, check_widths
@@ -213,9 +213,12 @@ class HGN(VideoGenerator):
             whiten(self, some)
             shown, held_out = split_rows(torch.arange(len(films)), validation, seed)
             judges = shown if held_out is None else held_out
-            self.history.notes += unlearned(self, films[judges[:_FEW].cpu()].to(self.log_scale))
-            if not self.config["maps"]:
-                self.shake.copy_(measured_noise(self, some))
+            try:
+                self.history.notes += unlearned(self, films[judges[:_FEW].cpu()].to(self.log_scale))
+                if not self.config["maps"]:
+                    self.shake.copy_(measured_noise(self, some))
+            except RolloutError as error:
+                self.history.notes.append(f"the noise of the videos could not be measured: {error}")
 
         return self._learn(
             videos, prepare, goal, finish, dtype=dtype, device=device, checkpoint=checkpoint, epochs=epochs,
@@ -324,8 +327,7 @@ class HGN(VideoGenerator):
         """Videos of the model, (n, n_frames, channel, height, width), without the noise of pixels."""
         for name, count in (("n", n), ("n_frames", n_frames)):
             check_positive(name, count, integer=True)
-        like = self.log_scale
-        z = like.new_empty(n, self.code).normal_(generator=random_generator(seed, like.device))
+        z = self.log_scale.new_empty(n, self.code).normal_(generator=random_generator(seed, self.log_scale.device))
         return finite(self.pictures(z, n_frames), self.dt)
 
     def _codes(self, frames: Tensor, refine: int, draws: int, seed: int | None) -> Tensor:
