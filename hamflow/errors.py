@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 class SolveError(RuntimeError):
-    """An implicit step did not reach its tolerance; the message says which residual was left."""
+    """A step did not keep its promise: an implicit one missed its tolerance, or a state left its lattice."""
 
 
 class RolloutError(RuntimeError):

@@ -67,6 +67,27 @@ def test_backwards_is_the_way_back(changes: dict[str, Any]) -> None:
     torch.testing.assert_close(back, torch.cat((q, p), -1), rtol=0, atol=1e-5)
 
 
+def test_the_way_back_over_a_saddle() -> None:
+    # An energy like -q^2 magnifies what a plain sum rounds away by exp(7.5) there, and again on the way back.
+    class Saddle(hf.Energy):
+        def forward(self, x: Tensor, t: float | Tensor = 0.0) -> Tensor:
+            return -0.5 * x.square().sum(-1)
+
+    model = small(dim=1, hamiltonian=hf.SeparableHamiltonian(hf.QuadraticKinetic(1), Saddle()))
+    q = torch.linspace(-0.01, 0.01, 7)[:, None]
+    p = -q.flip(0) / 3
+
+    def returned() -> Tensor:
+        there = model.path(q, p, 150, 0.05)[-1].chunk(2, -1)
+        return (model.path(*there, 150, -0.05)[-1] - torch.cat((q, p), -1)).abs().max()
+
+    plain = returned()
+    with torch.no_grad():
+        assert returned() <= 4e-6 < plain
+        # What leaves the lattice goes on without it.
+        assert model.path(100 * q, p, 150, 0.05).abs().max() > 500
+
+
 def test_forecasts_go_on_where_reconstructions_end() -> None:
     model, frames = fitted(), springs(seed=1)[:]
     whole = model.reconstruct(frames, 10)

@@ -13,6 +13,7 @@ from hamflow.steps.damped import Damped
 from hamflow.steps.drift import Drift
 from hamflow.steps.gauss import GaussLegendre
 from hamflow.steps.implicit import ImplicitMidpoint
+from hamflow.steps.lattice import LatticeSplitting
 from hamflow.steps.lift import Lift
 from hamflow.steps.rattle import Rattle
 from hamflow.steps.schemes import BLANES_MOAN4, LEAPFROG, SCHEMES, SYMPLECTIC_EULER, YOSHIDA4, YOSHIDA6, Scheme
@@ -39,6 +40,7 @@ __all__ = [
     "Fractions",
     "GaussLegendre",
     "ImplicitMidpoint",
+    "LatticeSplitting",
     "Lift",
     "Rattle",
     "Scheme",
