@@ -50,11 +50,12 @@ drawn white and one grey): 5000 of {TRAINED} frames to learn from, 100 others of
   beyond which angles jump), and how far it is from canonical. Orbits of two bodies are nearly circular, so
   states lie near a surface of three dimensions, and slopes across it are a guess: there the second figure says nothing.
 
-hgn: p^2 / 2m + V(q) by leapfrog, m and a network V learned. latent_mlp: a plain network f, z' = z + dt f(z), in place
-of the energy. latent_ode: a neural ODE of a state of the same size, all of which is drawn, by a code and a decoder of
-twice as many numbers; what of it is a velocity nobody knows, so it starts nearly at rest. Otherwise all have the same
-encoder, decoder, start from data, and training, and the dynamics about equal parameters. The pendulum's position is
-told to be an angle: about a third of its motions go over the top.
+hgn: p^2 / 2m + V(q) by leapfrog, m and a network V learned. hgn_few_frames: the same, trained on five random frames of
+each video in a step in place of ten, as the fastest step in the table of speed. latent_mlp: a plain network f, z' = z +
+dt f(z), in place of the energy. latent_ode: a neural ODE of a state of the same size, all of which is drawn, by a code
+and a decoder of twice as many numbers; what of it is a velocity nobody knows, so it starts nearly at rest. Otherwise
+all have the same encoder, decoder, start from data, and training, and the dynamics about equal parameters. The
+pendulum's position is told to be an angle: about a third of its motions go over the top.
 
 true_law: no network, but an estimate of what the noise allows. It knows the law, the prior of initial states and the
 noise, sees the noisy positions themselves, weighs true motions drawn from the prior by how well they fit, and predicts
@@ -236,7 +237,9 @@ def main() -> None:
     """Run what the command line asks for, then write the table, the figures and the overview."""
     options = runner.parse_options(NAME, __doc__ or "", list(CASES), MODELS, quick=(["mass_spring"], MODELS))
     seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
-    runs, decides = runner.plan(options, seeds, MODELS, settings, lambda model, case: True, {})
+    runs, decides = runner.plan(
+        options, seeds, MODELS, settings, lambda model, case: model != "hgn_few_frames" or case != "two_body", {}
+    )
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale(decides)
     runner.execute(partial(work, out=options.out), runs, store, options.jobs)

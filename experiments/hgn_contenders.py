@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import hamflow as hf
 from hamflow.training import seeded
 
-MODELS = ("hgn", "latent_mlp", "latent_ode", "true_law")
+MODELS = ("hgn", "hgn_few_frames", "latent_mlp", "latent_ode", "true_law")
 #: Of 5000 videos: 4 to 12 minutes of one core.
 EPOCHS = {"mass_spring": 40, "pendulum": 76, "two_body": 48}
 
@@ -22,7 +22,8 @@ def settings(model: str, case: str) -> dict[str, Any]:
     if model == "true_law":
         return {}
     training = {
-        "epochs": EPOCHS[case], "batch_size": 32, "learning_rate": 5e-4, "growth": 0.8, "frames_per_step": 10,
+        "epochs": EPOCHS[case], "batch_size": 32, "learning_rate": 5e-4, "growth": 0.8,
+        "frames_per_step": 5 if model == "hgn_few_frames" else 10,
     }  # fmt: skip
     return {"widths": [64, 64], "fit": training, "refine": 40, "draws": 32}
 
@@ -30,7 +31,7 @@ def settings(model: str, case: str) -> dict[str, Any]:
 def build(model: str, case: Case, chosen: dict[str, Any], seed: int) -> hf.HGN:
     """A contender before training."""
     common: dict[str, Any] = {"periodic": case.periodic, "context": 5, "seed": seed}
-    if model == "hgn":
+    if model.startswith("hgn"):
         return hf.HGN(dim=case.dim, hamiltonian="mechanical", widths=chosen["widths"], **common)
     if model == "latent_mlp":
         return LatentMLP(chosen["widths"], dim=case.dim, **common)

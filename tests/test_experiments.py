@@ -262,7 +262,7 @@ def test_quick_run_of_dynamics_from_videos(tmp_path: Path) -> None:
     _quick("hgn.py", out)
     rows = {(row["model"], row["metric"]): row for row in json.loads((out / "metrics.json").read_text())}
     assert not [key for key in rows if key[1] == "failed"]
-    assert {key[0] for key in rows} == {"hgn", "latent_mlp", "latent_ode", "true_law"}
+    assert {key[0] for key in rows} == {"hgn", "hgn_few_frames", "latent_mlp", "latent_ode", "true_law"}
     assert rows["true_law", "reconstruction_skill"]["value"] > 0.8 > rows["hgn", "reconstruction_skill"]["value"]
     assert rows["hgn", "reconstruction_skill"]["bar"] == 0.9 and "bar" not in rows["latent_mlp", "reconstruction_skill"]
     # However little was learned, the way back of a symplectic step is exact, and floors are those of the same videos.
@@ -289,7 +289,7 @@ def test_quick_run_of_dynamics_from_videos_in_the_published_size(tmp_path: Path)
 def test_quick_run_of_the_speed_of_training_on_videos(tmp_path: Path) -> None:
     _quick("hgn_speed.py", tmp_path / "quick")
     rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
-    assert {row["metric"] for row in rows} >= {"speedup_at_once", "speedup_some_frames"}
+    assert {row["metric"] for row in rows} >= {"speedup_at_once", "speedup_five_frames"}
 
 
 def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:
