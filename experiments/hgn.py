@@ -179,7 +179,7 @@ def latent_figures(model: hf.HGN, task: Task, refine: int) -> dict[str, float]:
     def there_and_back() -> tuple[Tensor, float]:
         path = model.path(*start.chunk(2, -1), JUDGED - 1, model.dt)
         back = model.path(*path[-1].chunk(2, -1), JUDGED - 1, -model.dt)[-1]
-        return path, float((back - start).abs().max())
+        return path, float((back - start).detach().abs().max())
 
     path, lost = there_and_back()
     with torch.enable_grad():
