@@ -19,7 +19,7 @@ MEANINGS = {
     "speedup_over_products": "time of a training step by d + 1 vector-Jacobian products over that of hamflow",
     "speedup_over_sample_loop": "time of a training step that loops over samples over that of hamflow",
     "test_loss": "of unseen pictures, the published sum of the errors of pixels, of momenta and of the dynamics",
-    "speedup_five_frames": "time of a step on videos frame by frame over that with five random frames at once",
+    "speedup_at_once": "time of a step on videos frame by frame over that with all frames at once",
     "times_better_than_mlp": "error of the perceptron's forecasts over that of the Lagrangian network's",
     "weighted_l1": "error of accelerations weighted by the speed",
     "autoencode_mse": "squared error a pixel of 30 frames from themselves, in units of 1e-4",

@@ -28,7 +28,7 @@ HIGHER_IS_BETTER = {
     "speedup_over_products",
     "speedup_over_full_hessian",
     "speedup_over_sample_loop",
-    "speedup_five_frames",
+    "speedup_at_once",
     "times_better_than_mlp",
     "times_better_than_latent_mlp",
     "reconstruction_skill",

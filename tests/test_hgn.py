@@ -76,16 +76,17 @@ def test_the_way_back_over_a_saddle() -> None:
     model = small(dim=1, hamiltonian=hf.SeparableHamiltonian(hf.QuadraticKinetic(1), Saddle()))
     q = torch.linspace(-0.01, 0.01, 7)[:, None]
     p = -q.flip(0) / 3
-
-    def returned() -> Tensor:
-        there = model.path(q, p, 150, 0.05)[-1].chunk(2, -1)
-        return (model.path(*there, 150, -0.05)[-1] - torch.cat((q, p), -1)).abs().max()
-
-    plain = returned()
-    with torch.no_grad():
-        assert returned() <= 4e-6 < plain
-        # What leaves the lattice goes on without it.
-        assert model.path(100 * q, p, 150, 0.05).abs().max() > 500
+    there = model.path(q, p, 150, 0.05, reversible=True)
+    assert torch.equal(model.path(*there[-1].chunk(2, -1), 150, -0.05, reversible=True).flip(0), there)
+    # All that is lost is the rounding of the start.
+    torch.testing.assert_close(there[0], torch.cat((q, p), -1), rtol=0, atol=2.0**-18)
+    plain = model.path(q, p, 150, 0.05)
+    assert not torch.equal(model.path(*plain[-1].chunk(2, -1), 150, -0.05).flip(0), plain)
+    assert torch.equal(model.path(q, p, 0, 0.05, reversible=True)[0], there[0])
+    with pytest.raises(hf.RolloutError, match=r"3 of 7 rows.*span of the lattice, 128"):
+        model.path(q + torch.tensor([0, 9, 0, 9, 0, 9, 0])[:, None], p, 150, 0.05, reversible=True)
+    with pytest.raises(hf.InputError, match="reversible = True, expected a separable"):
+        small(hamiltonian="joint").path(q, p, 3, 0.05, reversible=True)
 
 
 def test_forecasts_go_on_where_reconstructions_end() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from hamflow.errors import RolloutError
 from hamflow.models.pictures import FrameEncoder
 from hamflow.videos import Videos
 
@@ -118,7 +119,10 @@ def unlearned(model: VideoGenerator, frames: Tensor) -> list[str]:
         frames: some videos that did not teach it, where there are, (n, time, channel, height, width).
     """
     mean = model.moments(model.encoder, frames[:, : int(model.most)])[0]
-    error = (model.pictures(mean, frames.shape[1]) - frames).square().mean()
+    try:
+        error = (model.pictures(mean, frames.shape[1]) - frames).square().mean()
+    except RolloutError as lost:
+        return [f"how much was learned is not known: {lost}"]
     share = float(error / (frames - frames.mean((0, 1))).square().mean())
     if share < _UNLEARNED:
         return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -34,9 +33,8 @@ from hamflow.videos import Videos
 HAMILTONIANS = ("separable", "mechanical", "joint")
 #: Videos whose variance stands for that of all.
 _SOME = 500
-#: The largest coordinates on lattices of rollouts: those of most latent states, and angles of many turns. In single
-#: precision a state is rounded by 5e-7 or 4e-6 at the start; what goes further goes on by plain sums.
-_SPANS = (16.0, 128.0)
+#: The largest coordinate of a reversible path: angles of many turns have room.
+_SPAN = 128.0
 
 
 class VideoModel(nn.Module):
@@ -69,22 +67,31 @@ class VideoModel(nn.Module):
         """The learned energy, q and p of shape (*batch, d) -> (*batch,)."""
         return self.hamiltonian(q, p)
 
-    def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float) -> Tensor:
+    def path(self, q: Tensor, p: Tensor, n_steps: int, dt: float, *, reversible: bool = False) -> Tensor:
         """The states at 0, dt, ..., n_steps dt, q and p of shape (n, d) -> (n_steps + 1, n, 2 d).
 
-        Where no gradient is asked for and the energy is separable they lie on a lattice, so that -dt leads back from
-        the last state to the first without an error; see :class:`hamflow.LatticeSplitting`.
+        Args:
+            q: positions at the start.
+            p: momenta at the start.
+            n_steps: how many states follow.
+            dt: the time between two of them; negative runs backwards.
+            reversible: whether on the lattice of a :class:`hamflow.LatticeSplitting` of span 128, to which the start is
+                rounded: the path from the last state with -dt is then the same, bit by bit, where plain sums lose the
+                way near a saddle; on the way there they are more accurate.
+
+        Raises:
+            InputError: ``reversible`` and the energy is not separable.
+            RolloutError: ``reversible`` and a coordinate exceeds the span.
         """
+        step = self.step
+        if reversible:
+            if not isinstance(step, Splitting):
+                raise InputError("reversible = True, expected a separable or a mechanical Hamiltonian")
+            step = LatticeSplitting(step.hamiltonian, step.scheme, span=_SPAN)
+            q, p = step.on_lattice(q), step.on_lattice(p)
         if n_steps == 0:
             return torch.cat((q, p), -1).unsqueeze(0)
-        settings = {"n_steps": n_steps, "dt": dt, "substeps": self.config["substeps"], "check": False}
-        if isinstance(self.step, Splitting) and not torch.is_grad_enabled():
-            # What is only looked at returns to its beginning, though single precision would lose the way near a saddle.
-            for span in _SPANS:
-                with suppress(RolloutError):
-                    lattice = LatticeSplitting(self.step.hamiltonian, self.step.scheme, span=span)
-                    return rollout(lattice, q, p, **settings)
-        return rollout(self.step, q, p, **settings)
+        return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=self.config["substeps"], check=False)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""
@@ -130,8 +137,10 @@ class VideoModel(nn.Module):
             try:
                 self.history = fit(goal, rows, checkpoint=checkpoint, **settings)
             except FitError as error:
+                self.history = error.history or History(
+                    notes=["training had not begun: the weights are those of the start"]
+                )
                 if error.history is not None:
-                    self.history = error.history
                     self._end(films, finish)
                 raise
             except KeyboardInterrupt:
@@ -181,7 +190,7 @@ def check_enough(frames: Tensor, fewest: int) -> None:
     if frames.shape[1] < fewest:
         raise InputError(
             f"frames has {frames.shape[1]} frames a video, expected {fewest} or more: from so many this model learned "
-            "to infer a state; one that is made with context=3 can do with 3"
+            "to infer a state; one that is made with context=3, and fitted, can do with 3"
         )
 
 

@@ -213,8 +213,8 @@ class HGN(VideoGenerator):
             whiten(self, some)
             shown, held_out = split_rows(torch.arange(len(films)), validation, seed)
             judges = shown if held_out is None else held_out
+            self.history.notes += unlearned(self, films[judges[:_FEW].cpu()].to(self.log_scale))
             try:
-                self.history.notes += unlearned(self, films[judges[:_FEW].cpu()].to(self.log_scale))
                 if not self.config["maps"]:
                     self.shake.copy_(measured_noise(self, some))
             except RolloutError as error:

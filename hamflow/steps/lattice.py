@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hamflow.energies.hamiltonian import SeparableHamiltonian, Time
-from hamflow.errors import SolveError, check_positive
+from hamflow.errors import InputError, SolveError, check_positive
 from hamflow.roots import named_rows
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.splitting import Splitting
@@ -21,24 +21,27 @@ class LatticeSplitting(Splitting):
               q \leftarrow q + \bigl[a_i\,\Delta t\,\nabla T(p)\bigr], \qquad
               [x] = \delta \,\mathrm{round}(x / \delta)
 
-    A plain kick loses the last bits of a sum, and a chaotic motion makes more of them at every step. Here every
-    change is a whole number of :math:`\delta`, of which the numbers of the dtype hold sums exactly up to the span, so
-    the inverse subtracts just what was added: 0 units in the last place, after any number of steps. Going back with
-    :math:`-\Delta t` does the same where the scheme is symmetric. What it costs is a rounding of
-    :math:`\delta / 2` a kick or drift, about the size of that of plain sums of numbers as large as the span.
+    A plain kick loses the last bits of a sum, and an unstable motion makes more of them at every step. Here every
+    change is a whole number of :math:`\delta`, of which the numbers of the dtype hold sums exactly within the span, so
+    the inverse subtracts just what was added: 0 units in the last place, after any number of steps, however they are
+    grouped. Going back with :math:`-\Delta t` does the same where the scheme is symmetric and the energy does not
+    depend on time. The price is a rounding of :math:`\delta / 2` a kick or drift: forwards it is less accurate than
+    plain sums of numbers well inside the span.
 
-    Initial states are rounded to the lattice first. Forces must be the same bits when they are computed again, which
-    they are on one machine for one shape of a batch.
+    Initial states are rounded to the lattice first, as :meth:`on_lattice` does. Forces must be the same bits when they
+    are computed again, which they are on one machine for one shape of a batch. Whether a state has left the span is
+    looked at once a call, which :func:`torch.vmap` refuses.
 
     Args:
         hamiltonian: a :class:`SeparableHamiltonian`.
         scheme: a :class:`Scheme`.
-        span: the largest :math:`|q|` and :math:`|p|`, in their units; :math:`\delta` is the next power of two of it
-            times :math:`2^{-24}` in single and :math:`2^{-53}` in double precision.
+        span: a bound of :math:`|q|` and :math:`|p|`, in their units, rounded up to a power of two; :math:`\delta` is
+            that times :math:`2^{-24}` in single and :math:`2^{-53}` in double precision.
 
     Raises:
-        InputError: the Hamiltonian is not separable, or an argument is out of range.
-        SolveError: when it is called, a state leaves the span.
+        InputError: the Hamiltonian is not separable, or an argument is out of range; when it is called, the states are
+            no floating-point numbers.
+        SolveError: when it is called, a state leaves the span, or is not finite.
 
     References:
         Levesque and Verlet (1993), Journal of Statistical Physics 72, 519; Rein and Tamayo (2018), JANUS, Monthly
@@ -56,33 +59,67 @@ class LatticeSplitting(Splitting):
     def __init__(self, hamiltonian: SeparableHamiltonian, scheme: Scheme = LEAPFROG, *, span: float = 16.0) -> None:
         super().__init__(hamiltonian, scheme)
         check_positive("span", span)
-        self.span = float(span)
+        mantissa, exponent = math.frexp(span)
+        self.span = math.ldexp(1.0, exponent - (mantissa == 0.5))
 
     def spacing(self, dtype: torch.dtype) -> float:
         r""":math:`\delta` for states of that dtype."""
-        return 2.0 ** math.ceil(math.log2(self.span)) * torch.finfo(dtype).eps / 2
+        if not dtype.is_floating_point:
+            raise InputError(f"states have dtype {dtype}, expected a floating-point one")
+        limits = torch.finfo(dtype)
+        if 0.5 * self.span * limits.eps < limits.tiny:
+            raise InputError(f"span = {self.span!r}, expected {2 * limits.tiny / limits.eps:.0e} or more")
+        return 0.5 * self.span * limits.eps
 
-    def advanced(self, x: Tensor, change: Tensor) -> Tensor:
-        """The coordinates after a change rounded to the lattice, NaN beyond the span; derivatives see no rounding."""
-        moved = x + self._rounded(change)
-        return torch.where(moved.abs() <= self.span, moved, torch.nan)
+    def on_lattice(self, x: Tensor) -> Tensor:
+        """Coordinates rounded to the lattice, of the same shape; derivatives see no rounding."""
+        return self._rounded(x, self.spacing(x.dtype))
+
+    def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
+        """``n_steps`` steps; neighbouring kicks share their force, and are rounded one by one."""
+        return self._run(q, p, t, dt, self._stages(n_steps))
+
+    def iterate_inverse(
+        self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Undoes ``n_steps`` steps, to the last bit."""
+        stages = reversed(self._stages(n_steps))
+        return self._run(q, p, t, dt, tuple((kick, -fraction, time) for kick, fraction, time in stages))
+
+    def _stages(self, n_steps: int) -> tuple[tuple[bool, float, float], ...]:
+        # Not merged: a kick of two halves rounded at once would not be undone by two.
+        once = self.scheme.stages(1)
+        return tuple((kick, fraction, k + time) for k in range(n_steps) for kick, fraction, time in once)
 
     def _run(
         self, q: Tensor, p: Tensor, t: Time, dt: Time, stages: tuple[tuple[bool, float, float], ...]
     ) -> tuple[Tensor, Tensor]:
-        q, p = (self.advanced(torch.zeros_like(x), x) for x in (q, p))
-        q, p = super()._run(q, p, t, dt, stages)
-        # Looked at once a run: on a GPU every look waits for it.
+        force, velocity = self.hamiltonian.potential.gradient, self.hamiltonian.kinetic.gradient
+        q, p = (self._within(self.on_lattice(x)) for x in (q, p))
+        known: tuple[bool, float] | None = None
+        slope = q
+        for is_kick, fraction, time in stages:
+            if known != (is_kick, time):
+                slope = force(q, t + time * dt) if is_kick else velocity(p, t + time * dt)
+                known = is_kick, time
+            if is_kick:
+                p = self._within(p + self._rounded(-(fraction * dt) * slope, self.spacing(p.dtype)))
+            else:
+                q = self._within(q + self._rounded((fraction * dt) * slope, self.spacing(q.dtype)))
+        # Looked at once a call: on a GPU every look waits for it.
         lost = (q + p).isnan().any(-1)
         if bool(lost.any()):
             raise SolveError(
-                f"|q| or |p| exceeds the span of the lattice, {self.span:g}, in {named_rows(lost)}; a larger span is "
-                "coarser, and scaled coordinates are better still"
+                f"{named_rows(lost)}: |q| or |p| is not within the span of the lattice, {self.span:g}, or not finite; "
+                "a larger span is coarser, and scaled coordinates are better still"
             )
         return q, p
 
-    def _rounded(self, x: Tensor) -> Tensor:
-        spacing = self.spacing(x.dtype)
-        rounded = (x / spacing).round() * spacing
-        # x - x is zero to the last bit, and has the derivative of what was rounded.
-        return rounded.detach() + (x - x.detach()) if x.requires_grad else rounded
+    def _within(self, x: Tensor) -> Tensor:
+        # Sums that reach the span itself may have been rounded to it.
+        return torch.where(x.abs() < self.span, x, torch.nan)
+
+    @staticmethod
+    def _rounded(x: Tensor, spacing: float) -> Tensor:
+        # Both differences are exact, and what is detached has no derivative, forwards and backwards.
+        return x + ((x / spacing).round() * spacing - x).detach()

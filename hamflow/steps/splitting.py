@@ -76,11 +76,7 @@ class Splitting(Step):
         force, velocity = self.hamiltonian.potential.gradient, self.hamiltonian.kinetic.gradient
         for is_kick, fraction, time in stages:
             if is_kick:
-                p = self.advanced(p, -(fraction * dt) * force(q, t + time * dt))
+                p = p - (fraction * dt) * force(q, t + time * dt)
             else:
-                q = self.advanced(q, (fraction * dt) * velocity(p, t + time * dt))
+                q = q + (fraction * dt) * velocity(p, t + time * dt)
         return q, p
-
-    def advanced(self, x: Tensor, change: Tensor) -> Tensor:
-        """The coordinates (*batch, d) after a kick or a drift."""
-        return x + change
