@@ -75,6 +75,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         n_steps: int = 4,
         width: int = 32,
         encoder_width: int = 32,
+        layers: int = 2,
         full: bool | None = None,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = _SPREAD,
@@ -82,7 +83,7 @@ class AutoHamiltonianFlow(AutoContinuous):
     ) -> None:
         check_positive("init_scale", init_scale)
         super().__init__(model, init_loc_fn=init_loc_fn)
-        self._settings = {"blocks": blocks, "n_steps": n_steps, "width": width, "encoder_width": encoder_width}
+        self._settings = {"blocks": blocks, "n_steps": n_steps, "width": width, "encoder_width": encoder_width, "layers": layers}
         # What is out of range is said here, not at the first call.
         PhaseMap(1, **self._settings)
         self._full, self._init_scale, self._seed = full, float(init_scale), seed

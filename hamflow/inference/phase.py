@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from pyro.distributions.transforms import affine_autoregressive
 from torch import Tensor, nn
 
 from hamflow.densities import GaussianEncoder
@@ -42,7 +43,15 @@ class PhaseMap(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, blocks: int = 2, n_steps: int = 4, width: int = 32, encoder_width: int = 32, full: bool = True
+        self,
+        dim: int,
+        *,
+        blocks: int = 2,
+        n_steps: int = 4,
+        width: int = 32,
+        encoder_width: int = 32,
+        full: bool = True,
+        layers: int = 2,
     ) -> None:
         super().__init__()
         for name, number in (("dim", dim), ("blocks", blocks), ("n_steps", n_steps), ("width", width)):
@@ -57,6 +66,13 @@ class PhaseMap(nn.Module):
             self.flows.append(PhaseFlow(Splitting(energy, LEAPFROG), n_steps=n_steps, dt=dt))
         # With fresh potentials the steps are free motion for so long.
         self.time = float(blocks)
+        self.outer = nn.ModuleList()
+        for _ in range(layers if dim > 1 else 0):
+            layer = affine_autoregressive(dim, hidden_dims=[max(2 * dim, 32)] * 2)
+            last = layer.arn.layers[-1]
+            nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
+            pass
+            self.outer.append(layer)
         self.loc = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
         self.lower = nn.Parameter(torch.zeros(dim * (dim - 1) // 2)) if full and dim > 1 else None
@@ -92,7 +108,13 @@ class PhaseMap(nn.Module):
         for loc, log_scale, flow in zip(self.inner_loc, self.inner_log_scale, self.flows, strict=True):
             x = flow(loc + log_scale.exp() * x)
         y, p = x.chunk(2, -1)
-        return self.loc + y @ self.scale_tril().mT, p, self.log_det()
+        self.y = y
+        log_det = self.log_det()
+        for layer in self.outer:
+            out = layer(y)
+            log_det = log_det + layer.log_abs_det_jacobian(y, out)
+            y = out
+        return self.loc + y @ self.scale_tril().mT, p, log_det
 
     def inverse(self, q: Tensor, p: Tensor) -> Tensor:
         """The noise of positions and momenta, (*batch, d) twice -> (*batch, 2 d)."""
@@ -114,7 +136,7 @@ class PhaseMap(nn.Module):
 
     def log_momentum(self, q: Tensor, p: Tensor) -> Tensor:
         """Log r(p | q), (*batch, d) twice -> (*batch,)."""
-        y = self.standard(q)
+        y = self.y
         rows = y.reshape(-1, self.dim)
         return self.encoder(p.reshape(rows.shape), rows).reshape(y.shape[:-1])
 
