@@ -1,0 +1,150 @@
+"""An importance-weighted bound that stays a bound when data are subsampled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import torch_item
+from pyro.util import warn_if_nan
+from torch import Tensor
+
+from hamflow.errors import InputError, check_positive
+
+
+#: How fast the slope is followed.
+_SOON = 0.02
+
+
+class ImportanceWeightedELBO(ELBO):
+    r"""A K-sample bound on the log evidence, also in expectation over minibatches,
+
+    .. math:: \log \frac1K \sum_k w_k = \max_\omega \sum_k \omega_k \log w_k - \sum_k \omega_k \log (K \omega_k) .
+
+    With subsampling :math:`\log w_k` is known without bias, and w is not: its mean of exponentials lies above the
+    evidence. The right-hand side is linear in :math:`\log w`, so weights :math:`\omega` from one half of the minibatch
+    and values from the other give a lower bound in expectation, and both ways round are averaged. Half a minibatch
+    exaggerates: :math:`\omega \propto w^\beta`, with :math:`\beta` the slope by which one half has predicted the other in
+    earlier steps, 0 at the start, where this is the ELBO. Without subsampling the two halves are all of the data,
+    :math:`\beta = 1`, and this is the importance-weighted bound itself.
+
+    Attributes:
+        slope: :math:`\beta`.
+
+    Args:
+        num_particles: K, all at once.
+        max_plate_nesting: of the model; found by a trial run where it is not given.
+
+    Raises:
+        InputError: K is none; (when called) a site is under two subsampled plates, a minibatch has one row, or a guide
+            site is not reparameterised.
+
+    References:
+        Burda et al. (2016), Importance Weighted Autoencoders, arXiv 1509.00519, for the bound; Donsker and Varadhan
+        (1975) for its variational form.
+
+    Example:
+        >>> import torch, pyro, pyro.distributions as dist, hamflow as hf
+        >>> def model(x):
+        ...     m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(x), subsample_size=4) as rows:
+        ...         pyro.sample("x", dist.Normal(m, 1.0), obs=x[rows])
+        >>> guide = hf.AutoHamiltonianFlow(model)
+        >>> loss = hf.inference.ImportanceWeightedELBO(num_particles=8)
+        >>> svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss)
+        >>> isinstance(svi.step(torch.zeros(20)), float)
+        True
+    """
+
+    def __init__(self, num_particles: int = 8, *, max_plate_nesting: int | float = math.inf) -> None:
+        check_positive("num_particles", num_particles, integer=True)
+        super().__init__(
+            num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=num_particles > 1
+        )
+        self.slope = 0.0
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound, a number."""
+        with torch.no_grad():
+            return float(torch_item(self.differentiable_loss(model, guide, *args, **kwargs)))
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound, and its gradients added to those of the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        warn_if_nan(loss, "loss")
+        return float(torch_item(loss))
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, a tensor with gradients."""
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            one, other = self._halves(model_trace, guide_trace)
+            whole = not any(_cut(site) for site in model_trace.nodes.values())
+            slope = 1.0 if whole else self.slope
+            bound = 0.5 * (_bound(slope * one, other) + _bound(slope * other, one))
+            if self.num_particles > 1 and not whole:
+                # After its use: the slope has to know nothing of the minibatch.
+                self.slope += _SOON * (_slope(one.detach(), other.detach()) - self.slope)
+            return -bound
+        raise AssertionError("there is always a trace")
+
+    def _halves(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[Tensor, Tensor]:
+        # Log weights (K,) by one half of every minibatch and by the other.
+        totals: list[Any] = [0.0, 0.0]
+        for sign, trace in ((1, model_trace), (-1, guide_trace)):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample":
+                    continue
+                if sign < 0 and not getattr(site["fn"], "has_rsample", False):
+                    raise InputError(f"guide site {name} is not reparameterised, expected one that is")
+                for half, part in enumerate(self._parts(name, site)):
+                    totals[half] = totals[half] + sign * part
+        return totals[0], totals[1]
+
+    def _parts(self, name: str, site: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        log_prob = site["log_prob"]
+        cut = _cut(site)
+        if len(cut) > 1:
+            names = " and ".join(frame.name for frame in cut)
+            raise InputError(f"site {name} is under two subsampled plates, {names}, expected one at most")
+        if not cut:
+            return self._summed(log_prob), self._summed(log_prob)
+        frame = cut[0]
+        if frame.size < 2:
+            raise InputError(f"plate {frame.name} has a minibatch of one row, expected two or more")
+        rows = log_prob.expand(torch.broadcast_shapes(log_prob.shape, (frame.size,) + (1,) * (-1 - frame.dim)))
+        first = frame.size // 2
+        parts = rows.split([first, frame.size - first], frame.dim)
+        return tuple(self._summed(part) * (frame.size / part.shape[frame.dim]) for part in parts)  # type: ignore[return-value]
+
+    def _summed(self, log_prob: Tensor) -> Tensor:
+        # Over everything but the particles, (K,). Pyro counts their plate among those that are nested.
+        dim = int(self.max_plate_nesting)
+        if self.num_particles > 1 and log_prob.ndim >= dim:
+            return log_prob.movedim(-dim, 0).reshape(log_prob.shape[-dim], -1).sum(1).expand(self.num_particles)
+        return log_prob.sum().expand(self.num_particles)
+
+
+def _cut(site: dict[str, Any]) -> list[Any]:
+    # The plates of a site that see a part of the data.
+    stack = site.get("cond_indep_stack", ())
+    return [frame for frame in stack if frame.vectorized and frame.full_size and frame.size < frame.full_size]
+
+
+def _slope(one: Tensor, other: Tensor) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    spread = 0.5 * (one.square() + other.square()).mean().clamp_min(torch.finfo(one.dtype).tiny)
+    return float(((one * other).mean() / spread).clamp(0, 1))
+
+
+def _bound(weighing: Tensor, values: Tensor) -> Tensor:
+    share = weighing.detach().log_softmax(0)
+    return (share.exp() * (values - share)).sum() - math.log(len(share))
