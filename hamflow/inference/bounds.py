@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hamflow.errors import InputError, check_positive
 
-
 #: How fast the slope is followed.
 _SOON = 0.02
 
@@ -28,8 +27,8 @@ class ImportanceWeightedELBO(ELBO):
     With subsampling :math:`\log w_k` is known without bias, and w is not: its mean of exponentials lies above the
     evidence. The right-hand side is linear in :math:`\log w`, so weights :math:`\omega` from one half of the minibatch
     and values from the other give a lower bound in expectation, and both ways round are averaged. Half a minibatch
-    exaggerates: :math:`\omega \propto w^\beta`, with :math:`\beta` the slope by which one half has predicted the other in
-    earlier steps, 0 at the start, where this is the ELBO. Without subsampling the two halves are all of the data,
+    exaggerates: :math:`\omega \propto w^\beta`, with :math:`\beta` the slope by which one half has predicted the other
+    in earlier steps, 0 at the start, where this is the ELBO. Without subsampling the two halves are all of the data,
     :math:`\beta = 1`, and this is the importance-weighted bound itself.
 
     Attributes:
@@ -65,7 +64,12 @@ class ImportanceWeightedELBO(ELBO):
         super().__init__(
             num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=num_particles > 1
         )
-        self.slope = 0.0
+        self._product, self._square = 0.0, 0.0
+
+    @property
+    def slope(self) -> float:
+        """By how much of its own spread one half of a minibatch has predicted the other, 0 to 1."""
+        return min(1.0, max(0.0, self._product / self._square)) if self._square else 0.0
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
@@ -92,7 +96,9 @@ class ImportanceWeightedELBO(ELBO):
             bound = 0.5 * (_bound(slope * one, other) + _bound(slope * other, one))
             if self.num_particles > 1 and not whole:
                 # After its use: the slope has to know nothing of the minibatch.
-                self.slope += _SOON * (_slope(one.detach(), other.detach()) - self.slope)
+                a, b = one.detach() - one.detach().mean(), other.detach() - other.detach().mean()
+                self._product += _SOON * (float((a * b).mean()) - self._product)
+                self._square += _SOON * (float(0.5 * (a.square() + b.square()).mean()) - self._square)
             return -bound
         raise AssertionError("there is always a trace")
 
@@ -137,12 +143,6 @@ def _cut(site: dict[str, Any]) -> list[Any]:
     # The plates of a site that see a part of the data.
     stack = site.get("cond_indep_stack", ())
     return [frame for frame in stack if frame.vectorized and frame.full_size and frame.size < frame.full_size]
-
-
-def _slope(one: Tensor, other: Tensor) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    spread = 0.5 * (one.square() + other.square()).mean().clamp_min(torch.finfo(one.dtype).tiny)
-    return float(((one * other).mean() / spread).clamp(0, 1))
 
 
 def _bound(weighing: Tensor, values: Tensor) -> Tensor:

@@ -83,7 +83,13 @@ class AutoHamiltonianFlow(AutoContinuous):
     ) -> None:
         check_positive("init_scale", init_scale)
         super().__init__(model, init_loc_fn=init_loc_fn)
-        self._settings = {"blocks": blocks, "n_steps": n_steps, "width": width, "encoder_width": encoder_width, "layers": layers}
+        self._settings = {
+            "blocks": blocks,
+            "n_steps": n_steps,
+            "width": width,
+            "encoder_width": encoder_width,
+            "layers": layers,
+        }
         # What is out of range is said here, not at the first call.
         PhaseMap(1, **self._settings)
         self._full, self._init_scale, self._seed = full, float(init_scale), seed

@@ -70,7 +70,8 @@ class PhaseMap(nn.Module):
         for _ in range(layers if dim > 1 else 0):
             layer = affine_autoregressive(dim, hidden_dims=[max(2 * dim, 32)] * 2)
             last = layer.arn.layers[-1]
-            nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
             pass
             self.outer.append(layer)
         self.loc = nn.Parameter(torch.zeros(dim))
@@ -125,7 +126,7 @@ class PhaseMap(nn.Module):
         return torch.cat((first + self.time * p, p), -1)
 
     def standard(self, q: Tensor) -> Tensor:
-        """y of positions, (*batch, d) -> (*batch, d)."""
+        """Y of positions, (*batch, d) -> (*batch, d)."""
         centred = (q - self.loc).unsqueeze(-1)
         return torch.linalg.solve_triangular(self.scale_tril(), centred, upper=False).squeeze(-1)
 
