@@ -4,7 +4,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from hamflow import interop, systems, videos
+from hamflow import inference, interop, systems, videos
 from hamflow.diagnostics import Trend, angular_momentum, energy_drift, total_momentum
 from hamflow.energies import (
     BodyKinetic,
@@ -43,6 +43,7 @@ from hamflow.energies import (
 )
 from hamflow.errors import CheckpointError, FitError, InputError, RolloutError, SolveError
 from hamflow.flow import PhaseFlow, hamiltonian
+from hamflow.inference import AutoHamiltonianFlow, HamiltonianReparam, ImportanceWeightedELBO
 from hamflow.models import HGN, HNN, LNN, NHF, Certificate, PixelHNN, load
 from hamflow.rollout import rollout
 from hamflow.steps import (
@@ -84,6 +85,7 @@ __all__ = [
     "SYMPLECTIC_EULER",
     "YOSHIDA4",
     "YOSHIDA6",
+    "AutoHamiltonianFlow",
     "BodyKinetic",
     "BodyMasses",
     "Certificate",
@@ -103,8 +105,10 @@ __all__ = [
     "FunctionLagrangian",
     "GaussLegendre",
     "Hamiltonian",
+    "HamiltonianReparam",
     "History",
     "ImplicitMidpoint",
+    "ImportanceWeightedELBO",
     "InputError",
     "JointHamiltonian",
     "Lagrangian",
@@ -143,6 +147,7 @@ __all__ = [
     "angular_momentum",
     "energy_drift",
     "hamiltonian",
+    "inference",
     "interop",
     "load",
     "plots",

@@ -115,7 +115,7 @@ class ImportanceWeightedELBO(ELBO):
                     totals[half] = totals[half] + sign * part
         return totals[0], totals[1]
 
-    def _parts(self, name: str, site: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _parts(self, name: str, site: Any) -> tuple[Tensor, Tensor]:
         log_prob = site["log_prob"]
         cut = _cut(site)
         if len(cut) > 1:
@@ -129,7 +129,8 @@ class ImportanceWeightedELBO(ELBO):
         rows = log_prob.expand(torch.broadcast_shapes(log_prob.shape, (frame.size,) + (1,) * (-1 - frame.dim)))
         first = frame.size // 2
         parts = rows.split([first, frame.size - first], frame.dim)
-        return tuple(self._summed(part) * (frame.size / part.shape[frame.dim]) for part in parts)  # type: ignore[return-value]
+        one, other = (self._summed(part) * (frame.size / part.shape[frame.dim]) for part in parts)
+        return one, other
 
     def _summed(self, log_prob: Tensor) -> Tensor:
         # Over everything but the particles, (K,). Pyro counts their plate among those that are nested.
@@ -139,7 +140,7 @@ class ImportanceWeightedELBO(ELBO):
         return log_prob.sum().expand(self.num_particles)
 
 
-def _cut(site: dict[str, Any]) -> list[Any]:
+def _cut(site: Any) -> list[Any]:
     # The plates of a site that see a part of the data.
     stack = site.get("cond_indep_stack", ())
     return [frame for frame in stack if frame.vectorized and frame.full_size and frame.size < frame.full_size]

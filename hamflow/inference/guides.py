@@ -10,11 +10,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoContinuous, init_to_median
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import biject_to
 
 from hamflow.errors import check_positive
-from hamflow.inference.marginal import PhaseMarginal
+from hamflow.inference.marginal import NoiseTransform, PhaseMarginal
+from hamflow.inference.packed import Packed
 from hamflow.inference.phase import PhaseMap
 from hamflow.training import seeded
 
@@ -61,8 +63,10 @@ class AutoHamiltonianFlow(AutoContinuous):
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("x", dist.Normal(m, 1.0), obs=x)
         >>> guide = hf.AutoHamiltonianFlow(model)
-        >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(num_particles=4, vectorize_particles=True))
-        >>> loss = svi.step(torch.ones(10))
+        >>> loss = Trace_ELBO(num_particles=16, vectorize_particles=True)
+        >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss)
+        >>> isinstance(svi.step(torch.ones(10)), float)
+        True
         >>> guide.sample_posterior(100, seed=0)["m"].shape
         torch.Size([100])
     """
@@ -71,28 +75,18 @@ class AutoHamiltonianFlow(AutoContinuous):
         self,
         model: Callable[..., Any],
         *,
-        blocks: int = 2,
-        n_steps: int = 4,
+        n_steps: int = 3,
         width: int = 32,
-        encoder_width: int = 32,
-        layers: int = 2,
-        full: bool | None = None,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = _SPREAD,
         seed: int = 0,
     ) -> None:
         check_positive("init_scale", init_scale)
         super().__init__(model, init_loc_fn=init_loc_fn)
-        self._settings = {
-            "blocks": blocks,
-            "n_steps": n_steps,
-            "width": width,
-            "encoder_width": encoder_width,
-            "layers": layers,
-        }
+        self._settings = {"n_steps": n_steps, "width": width}
         # What is out of range is said here, not at the first call.
         PhaseMap(1, **self._settings)
-        self._full, self._init_scale, self._seed = full, float(init_scale), seed
+        self._init_scale, self._seed = float(init_scale), seed
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AutoHamiltonianFlow:
         # Pyro drops the model from what is copied, and from the original with it.
@@ -106,21 +100,19 @@ class AutoHamiltonianFlow(AutoContinuous):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         start = self._init_loc()
-        full = self.latent_dim <= 100 if self._full is None else self._full
         with seeded(self._seed):
-            phase = PhaseMap(self.latent_dim, full=full, **self._settings)
+            phase = PhaseMap(self.latent_dim, **self._settings)
         phase = phase.to(device=start.device, dtype=start.dtype)
         phase.set_affine(start, self._init_scale * torch.eye(self.latent_dim, dtype=start.dtype))
-        self.phase = phase
+        self.phase = Packed(phase)
 
     def sample_latent(self, *args: Any, **kwargs: Any) -> Tensor:
         """The unconstrained latent, (*batch, latent_dim); noise and momentum are auxiliary sites."""
-        name = self._pyro_name
-        like = self.phase.loc
-        law = dist.Normal(like.new_zeros(()), like.new_ones(())).expand([2 * self.latent_dim]).to_event(1)
-        noise = pyro.sample(f"_{name}_noise", law, infer={"is_auxiliary": True})
-        q, p, log_det = self.phase(noise)
-        pyro.factor(f"_{name}_momentum", -self.phase.log_momentum(q, p) - log_det, has_rsample=True)
+        name, phase = self._pyro_name, self.phase
+        noise = pyro.sample(f"_{name}_noise", self.get_base_dist(), infer={"is_auxiliary": True})
+        q, log_weight = phase("forward", noise)
+        if am_i_wrapped():
+            pyro.factor(f"_{name}_momentum", -log_weight, has_rsample=True)
         return q
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> PhaseMarginal:
@@ -128,6 +120,15 @@ class AutoHamiltonianFlow(AutoContinuous):
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
         return PhaseMarginal(self.phase)
+
+    def get_base_dist(self) -> dist.TorchDistribution:
+        """The law of the noise, (2 latent_dim,)."""
+        like = self.phase.values
+        return dist.Normal(like.new_zeros(()), like.new_ones(())).expand([2 * self.latent_dim]).to_event(1)
+
+    def get_transform(self, *args: Any, **kwargs: Any) -> NoiseTransform:
+        """From the noise to the latent; its log-det counts the momentum's law, as :class:`HamiltonianReparam` needs."""
+        return NoiseTransform(self.phase)
 
     @torch.no_grad()
     def sample_posterior(self, n: int, *args: Any, seed: int | None = None, **kwargs: Any) -> dict[str, Tensor]:
@@ -137,13 +138,14 @@ class AutoHamiltonianFlow(AutoContinuous):
             self._setup_prototype(*args, **kwargs)
         if seed is None:
             return self._sites(self.get_posterior().sample((n,)))
-        with seeded(seed, self.phase.loc.device):
+        with seeded(seed, self.phase.values.device):
             return self._sites(self.get_posterior().sample((n,)))
 
     def _sites(self, latent: Tensor) -> dict[str, Tensor]:
         # (n, latent_dim) -> (n, *shape) by site.
         found: dict[str, Tensor] = {}
         start = 0
+        assert self.prototype_trace is not None
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             shape = self._unconstrained_shapes[name]
             size = shape.numel()

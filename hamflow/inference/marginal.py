@@ -1,19 +1,66 @@
-"""The law of the position of a phase-space density, its momentum taken out by importance sampling."""
+"""The position of a phase-space density by itself: its law, and the map from noise that Markov chains walk on."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Transform, constraints
 
 from hamflow.densities import importance_bound
-from hamflow.inference.phase import PhaseMap
+from hamflow.inference.packed import Packed
 
 #: Momenta of a log density.
 _PARTICLES = 64
+
+
+class NoiseTransform(Transform):
+    r"""From noise to positions, :math:`\varepsilon \mapsto q`, with :math:`\log r(p \mid q) + \log|\det|` in the place
+    of a log-det.
+
+    A momentum that is drawn from r given q has just this density beside that of q, so a target of q becomes one of
+    noise. The map halves the dimension and has no inverse.
+
+    Args:
+        phase: the :class:`PhaseMap`.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.inference.marginal import NoiseTransform
+        >>> from hamflow.inference.packed import Packed
+        >>> from hamflow.inference.phase import PhaseMap
+        >>> T, noise = NoiseTransform(Packed(PhaseMap(2))), torch.randn(5, 4)
+        >>> q = T(noise)
+        >>> q.shape, T.log_abs_det_jacobian(noise, q).shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+
+    def __init__(self, phase: Packed) -> None:
+        super().__init__()
+        self.phase = phase
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
+
+    def _call(self, x: Tensor) -> Tensor:
+        q, weight = self.phase("forward", x)
+        self._last = x, q, weight
+        return q
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Log r(p | q) + log|det|, noise x (*batch, 2 d) and positions y (*batch, d) -> (*batch,)."""
+        # It is asked for right after the call, and gradients of both are one backward pass.
+        last, self._last = self._last, None
+        if last is not None and last[0] is x and last[1] is y:
+            return last[2]
+        weight: Tensor = self.phase("forward", x)[1]
+        return weight
 
 
 class PhaseMarginal(TorchDistribution):
@@ -22,32 +69,35 @@ class PhaseMarginal(TorchDistribution):
     .. math:: \log \frac1K \sum_k \frac{q(z, p_k)}{r(p_k \mid z)}, \qquad p_k \sim r(\cdot \mid z).
 
     Args:
-        phase: the map.
+        phase: the :class:`PhaseMap`.
         particles: K.
 
     Example:
         >>> import torch
         >>> from hamflow.inference.marginal import PhaseMarginal
+        >>> from hamflow.inference.packed import Packed
         >>> from hamflow.inference.phase import PhaseMap
-        >>> law = PhaseMarginal(PhaseMap(2))
+        >>> law = PhaseMarginal(Packed(PhaseMap(2)))
         >>> law.log_prob(law.sample((5,))).shape
         torch.Size([5])
     """
 
     support = constraints.real_vector
     has_rsample = True
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, phase: PhaseMap, *, particles: int = _PARTICLES) -> None:
+    def __init__(self, phase: Packed, *, particles: int = _PARTICLES) -> None:
         self.phase, self.particles = phase, particles
-        super().__init__(torch.Size(), torch.Size((phase.dim,)), validate_args=False)
+        self.dim: int = phase.module.dim  # type: ignore[assignment]
+        super().__init__(torch.Size(), torch.Size((self.dim,)), validate_args=False)
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, (*sample_shape, d)."""
-        noise = torch.randn(*sample_shape, 2 * self.phase.dim, dtype=self.phase.loc.dtype, device=self.phase.loc.device)
-        return self.phase(noise)[0]
+        like = self.phase.values
+        noise = torch.randn(*sample_shape, 2 * self.dim, dtype=like.dtype, device=like.device)
+        found: Tensor = self.phase("forward", noise)[0]
+        return found
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The bound, (*batch, d) -> (*batch,)."""
-        p, log_r = self.phase.draw_momentum(value, self.particles)
-        return importance_bound(self.phase.log_joint(value.expand_as(p), p) - log_r)
+        return importance_bound(self.phase("log_density", value, self.particles))

@@ -3,146 +3,127 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from pyro.distributions.transforms import affine_autoregressive
+from pyro.distributions.transforms import AffineAutoregressive
+from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from hamflow.densities import GaussianEncoder
+from hamflow.energies import QuadraticKinetic, RidgePotential, SeparableHamiltonian
 from hamflow.errors import check_positive
-from hamflow.flow import PhaseFlow, layered_hamiltonian
-from hamflow.steps import LEAPFROG, Splitting
+from hamflow.flow import PhaseFlow
+from hamflow.steps import SYMPLECTIC_EULER, Splitting
+
+#: Log scales beyond this are a runaway, not a posterior.
+_LARGEST = 10.0
+#: Up to so many dimensions the last affine map has a full triangle, and up to so many r has correlations of its own.
+_FULL, _CORRELATED = 100, 8
 
 
 class PhaseMap(nn.Module):
-    r"""A map from Gaussian noise to positions and momenta, with a law of the momentum given the position,
+    r"""A map from Gaussian noise to positions, with a law of the momentum that they leave behind,
 
-    .. math:: \varepsilon \sim N(0, I_{2d}), \qquad (y, p) = \Phi_B \circ A_B \circ \dots \circ \Phi_1 \circ A_1
-              (\varepsilon), \qquad q = m + L y, \qquad r(p \mid q) .
+    .. math:: \varepsilon \sim N(0, I_{2d}), \qquad (y, p) = \Phi(a + e^{s} \odot \varepsilon), \qquad
+              q = m + L\,\Lambda(y), \qquad r(p \mid y) .
 
-    Every :math:`\Phi` is a flow of leapfrog steps, which preserves volume, and every A scales and shifts each coordinate,
-    so the log-det is a number. Fresh, q is a Gaussian and p is independent of it.
+    :math:`\Phi` is a flow of symplectic steps with a potential each, which preserves volume. :math:`\Lambda` is an
+    autoregressive affine map, whose cotangent lift is a Hamiltonian step too; r lives on the momenta before that lift,
+    where it need not know of it. So :math:`\log q(q, p) / r(p \mid q) = \log N(\varepsilon) - \log|\det| - \log r(p
+    \mid y)`. Fresh, q is Gaussian, and r is the exact law of p.
 
     Args:
         dim: d, the number of positions, 1 or more.
-        blocks: B.
-        n_steps: leapfrog steps of a block.
-        width: ridges of each potential.
-        encoder_width: of the network of r.
-        full: whether L is a triangle with all its entries, or diagonal.
+        n_steps: symplectic Euler steps: leapfrog without the last kick, which would move p alone.
+        width: ridges of each potential, and of the networks of :math:`\Lambda` and r.
 
     Raises:
         InputError: an argument is out of range.
 
+    References:
+        Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow, arXiv 1606.04934, for
+        :math:`\Lambda`; Agakov and Barber (2004), An auxiliary variational method, for r.
+
     Example:
         >>> import torch
         >>> from hamflow.inference.phase import PhaseMap
-        >>> q, p, log_det = PhaseMap(3)(torch.randn(5, 6))
-        >>> q.shape, p.shape, log_det.shape
-        (torch.Size([5, 3]), torch.Size([5, 3]), torch.Size([]))
+        >>> q, weight = PhaseMap(3)(torch.randn(5, 6))
+        >>> q.shape, weight.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        blocks: int = 2,
-        n_steps: int = 4,
-        width: int = 32,
-        encoder_width: int = 32,
-        full: bool = True,
-        layers: int = 2,
-    ) -> None:
+    def __init__(self, dim: int, *, n_steps: int = 3, width: int = 32) -> None:
         super().__init__()
-        for name, number in (("dim", dim), ("blocks", blocks), ("n_steps", n_steps), ("width", width)):
+        for name, number in (("dim", dim), ("n_steps", n_steps), ("width", width)):
             check_positive(name, number, integer=True)
         self.dim = dim
-        self.inner_loc = nn.Parameter(torch.zeros(blocks, 2 * dim))
-        self.inner_log_scale = nn.Parameter(torch.zeros(blocks, 2 * dim))
+        self.inner = nn.Parameter(torch.zeros(2, 2 * dim))
         dt = 1 / n_steps
-        self.flows = nn.ModuleList()
-        for _ in range(blocks):
-            energy = layered_hamiltonian(dim, n_steps=n_steps, width=width, dt=dt)
-            self.flows.append(PhaseFlow(Splitting(energy, LEAPFROG), n_steps=n_steps, dt=dt))
-        # With fresh potentials the steps are free motion for so long.
-        self.time = float(blocks)
-        self.outer = nn.ModuleList()
-        for _ in range(layers if dim > 1 else 0):
-            layer = affine_autoregressive(dim, hidden_dims=[max(2 * dim, 32)] * 2)
-            last = layer.arn.layers[-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            pass
-            self.outer.append(layer)
+        # The scales before and after it are learned, so the mass need not be. A last kick would move p alone.
+        energy = SeparableHamiltonian(QuadraticKinetic(dim), RidgePotential(dim, width, layers=n_steps, spacing=dt))
+        self.flow = PhaseFlow(Splitting(energy, SYMPLECTIC_EULER), n_steps=n_steps, dt=dt)
+        self.lift = _autoregressive(dim, width) if dim > 1 else None
         self.loc = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
-        self.lower = nn.Parameter(torch.zeros(dim * (dim - 1) // 2)) if full and dim > 1 else None
-        self.encoder = GaussianEncoder(dim, width=encoder_width, covariance="full" if dim <= 8 else "shared")
+        self.lower = nn.Parameter(torch.zeros(dim, dim)) if 1 < dim <= _FULL else None
+        self.encoder = GaussianEncoder(dim, width=width, covariance="full" if dim <= _CORRELATED else "shared")
 
     def set_affine(self, loc: Tensor, scale_tril: Tensor) -> None:
-        """Let q be Gaussian of this mean and triangular root of the covariance where the flow is fresh."""
+        """Let q be Gaussian of this mean and triangular root of the covariance where the map is fresh."""
         with torch.no_grad():
-            self.loc.copy_(loc)
             scale = scale_tril.diagonal()
+            self.loc.copy_(loc)
             self.log_scale.copy_(scale.log())
             if self.lower is not None:
-                row, column = torch.tril_indices(self.dim, self.dim, -1)
-                self.lower.copy_((scale_tril / scale[:, None])[row, column])
+                self.lower.copy_((scale_tril / scale[:, None]).tril(-1))
 
     def scale_tril(self) -> Tensor:
         """L, (d, d)."""
         unit = torch.eye(self.dim, dtype=self.loc.dtype, device=self.loc.device)
         if self.lower is not None:
-            row, column = torch.tril_indices(self.dim, self.dim, -1, device=self.loc.device)
-            unit = unit.index_put((row, column), self.lower)
+            unit = unit + self.lower.tril(-1)
         return self.log_scale.exp()[:, None] * unit
 
-    def log_det(self) -> Tensor:
-        """Of the whole map: of its scales, since the steps have none."""
-        return self.inner_log_scale.sum() + self.log_scale.sum()
-
-    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions and momenta (*batch, d) of noise (*batch, 2 d), and the log-det, a number."""
-        # Back first, so that the whole starts as the identity.
+    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (*batch, d) of noise (*batch, 2 d), and log r(p | y) + log|det|, (*batch,)."""
         q, p = noise.chunk(2, -1)
-        x = torch.cat((q - self.time * p, p), -1)
-        for loc, log_scale, flow in zip(self.inner_loc, self.inner_log_scale, self.flows, strict=True):
-            x = flow(loc + log_scale.exp() * x)
-        y, p = x.chunk(2, -1)
-        self.y = y
-        log_det = self.log_det()
-        for layer in self.outer:
-            out = layer(y)
-            log_det = log_det + layer.log_abs_det_jacobian(y, out)
-            y = out
-        return self.loc + y @ self.scale_tril().mT, p, log_det
-
-    def inverse(self, q: Tensor, p: Tensor) -> Tensor:
-        """The noise of positions and momenta, (*batch, d) twice -> (*batch, 2 d)."""
-        x = torch.cat((self.standard(q), p), -1)
-        for loc, log_scale, flow in reversed(list(zip(self.inner_loc, self.inner_log_scale, self.flows, strict=True))):
-            x = (flow.inv(x) - loc) * (-log_scale).exp()
-        first, p = x.chunk(2, -1)
-        return torch.cat((first + self.time * p, p), -1)
-
-    def standard(self, q: Tensor) -> Tensor:
-        """Y of positions, (*batch, d) -> (*batch, d)."""
-        centred = (q - self.loc).unsqueeze(-1)
-        return torch.linalg.solve_triangular(self.scale_tril(), centred, upper=False).squeeze(-1)
-
-    def log_joint(self, q: Tensor, p: Tensor) -> Tensor:
-        """Log density of positions and momenta under the map, (*batch, d) twice -> (*batch,)."""
-        noise = self.inverse(q, p)
-        return -0.5 * noise.square().sum(-1) - self.dim * math.log(2 * math.pi) - self.log_det()
-
-    def log_momentum(self, q: Tensor, p: Tensor) -> Tensor:
-        """Log r(p | q), (*batch, d) twice -> (*batch,)."""
-        y = self.y
+        # Back first: the fresh flow is free motion for a unit of time, and the whole starts as the identity.
+        x = self.inner[0] + self.inner[1].exp() * torch.cat((q - p, p), -1)
+        y, p = self.flow(x).chunk(2, -1)
+        log_det = self.inner[1].sum() + self.log_scale.sum()
+        lifted = y
+        if self.lift is not None:
+            lifted = self.lift(y)
+            log_det = log_det + self.lift.log_abs_det_jacobian(y, lifted)
         rows = y.reshape(-1, self.dim)
-        return self.encoder(p.reshape(rows.shape), rows).reshape(y.shape[:-1])
+        log_r = self.encoder(p.reshape(rows.shape), rows).reshape(y.shape[:-1])
+        return self.loc + lifted @ self.scale_tril().mT, log_r + log_det
 
-    def draw_momentum(self, q: Tensor, particles: int) -> tuple[Tensor, Tensor]:
-        """Momenta of r(p | q) and their log density, q (*batch, d) -> (particles, *batch, d) and (particles, *batch)."""
-        rows = self.standard(q).reshape(-1, self.dim)
+    def log_density(self, q: Tensor, particles: int) -> Tensor:
+        """Log of q(q, p) / r(p | q) at momenta drawn from r, q of shape (*batch, d) -> (particles, *batch)."""
+        centred = (q - self.loc).unsqueeze(-1)
+        lifted = torch.linalg.solve_triangular(self.scale_tril(), centred, upper=False).squeeze(-1)
+        log_det = self.inner[1].sum() + self.log_scale.sum()
+        y = lifted
+        if self.lift is not None:
+            y = self.lift.inv(lifted)
+            log_det = log_det + self.lift.log_abs_det_jacobian(y, lifted)
+        rows = y.reshape(-1, self.dim)
         p = self.encoder.rsample(rows, particles)
-        return p.reshape(particles, *q.shape), self.encoder(p, rows).reshape(particles, *q.shape[:-1])
+        log_r = self.encoder(p, rows).reshape(particles, *y.shape[:-1])
+        x = torch.cat((y.expand(particles, *y.shape), p.reshape(particles, *y.shape)), -1)
+        first, p = ((self.flow.inv(x) - self.inner[0]) * (-self.inner[1]).exp()).chunk(2, -1)
+        square = (first + p).square().sum(-1) + p.square().sum(-1)
+        return -0.5 * square - self.dim * math.log(2 * math.pi) - log_det - log_r
+
+
+def _autoregressive(dim: int, width: int) -> AffineAutoregressive:
+    # Bounded units and a linear part: far out, where nothing was learned, log scales go on straight.
+    order: Any = torch.arange(dim)
+    network = AutoRegressiveNN(dim, [max(width, dim)], nonlinearity=nn.Tanh(), skip_connections=True, permutation=order)
+    for layer in (network.layers[-1], network.skip_layer):
+        assert isinstance(layer, nn.Linear)
+        for weights in layer.parameters():
+            nn.init.zeros_(weights)
+    return AffineAutoregressive(network, log_scale_min_clip=-_LARGEST, log_scale_max_clip=_LARGEST)
