@@ -52,6 +52,7 @@ class ImportanceWeightedELBO(ELBO):
         ...     m = pyro.sample("m", dist.Normal(0.0, 1.0))
         ...     with pyro.plate("data", len(x), subsample_size=4) as rows:
         ...         pyro.sample("x", dist.Normal(m, 1.0), obs=x[rows])
+        >>> pyro.clear_param_store()
         >>> guide = hf.AutoHamiltonianFlow(model)
         >>> loss = hf.inference.ImportanceWeightedELBO(num_particles=8)
         >>> svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss)

@@ -9,19 +9,26 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous, init_to_median
+from pyro.nn import PyroParam
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
-from hamflow.errors import check_positive
+from hamflow.errors import InputError, check_choice, check_positive, check_seed
 from hamflow.inference.marginal import NoiseTransform, PhaseMarginal
 from hamflow.inference.packed import Packed
 from hamflow.inference.phase import PhaseMap
+from hamflow.inference.start import laplace, prior_moments
 from hamflow.training import seeded
 
 #: The standard deviation of the unconstrained latent at the start, as that of Pyro's Gaussian guides.
 _SPREAD = 0.1
+#: Where a guide may start.
+STARTS = ("median", "prior", "laplace")
+#: Attributes that hold the model, which is neither copied nor pickled.
+_MODELS = ("_model", "_free_model")
 #: Draws for quantiles that have no closed form.
 _DRAWS = 10_000
 
@@ -32,17 +39,18 @@ class AutoHamiltonianFlow(AutoContinuous):
     .. math:: \mathrm{ELBO} = \mathbb E \bigl[ \log p(x, z) + \log r(p \mid z) - \log q(z, p) \bigr] \le \log p(x),
               \qquad (z, p) = \Phi(\varepsilon).
 
-    The unconstrained latent z gets a momentum p of the same dimension; a flow of learned leapfrog steps with trainable
-    scales carries Gaussian noise to (z, p), and a learned r(p | z) takes the momentum out of the bound again. What the
-    bound loses by it is the divergence of r from the true law of p given z, and that r learns to make small.
+    The unconstrained latent z gets a momentum p of the same dimension; a flow of learned symplectic steps with
+    trainable scales carries Gaussian noise to (z, p), and a learned r(p | z) takes the momentum out of the bound again.
+    What the bound loses by it is the divergence of r from the true law of p given z, and that r learns to make small.
 
     It is a guide like Pyro's own: for ``SVI`` with ``Trace_ELBO``, ``TraceMeanField_ELBO`` and importance-weighted
     bounds, ``Predictive``, plates with subsampling of data, vectorised particles.
 
     Args:
         model: a Pyro model.
-        blocks, n_steps, width, encoder_width, full: see :class:`hamflow.inference.phase.PhaseMap`; ``full`` by default
-            up to 100 latent dimensions.
+        n_steps, width: see :class:`hamflow.inference.PhaseMap`.
+        start: ``"median"``: at ``init_loc_fn`` with ``init_scale``; ``"prior"``: as wide as the prior;
+            ``"laplace"``: as the Gaussian that matches the posterior at its mode, if there is one.
         init_loc_fn: where latents start, as for Pyro's guides.
         init_scale: the standard deviation of the unconstrained latents at the start.
         seed: for the weights at the start.
@@ -62,6 +70,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         ...     m = pyro.sample("m", dist.Normal(0.0, 1.0))
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+        >>> pyro.clear_param_store()
         >>> guide = hf.AutoHamiltonianFlow(model)
         >>> loss = Trace_ELBO(num_particles=16, vectorize_particles=True)
         >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss)
@@ -71,46 +80,105 @@ class AutoHamiltonianFlow(AutoContinuous):
         torch.Size([100])
     """
 
+    #: All parameters of the flow, (n,).
+    values: Tensor
+
     def __init__(
         self,
         model: Callable[..., Any],
         *,
         n_steps: int = 3,
         width: int = 32,
+        start: str = "median",
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = _SPREAD,
         seed: int = 0,
     ) -> None:
+        check_choice("start", start, STARTS)
         check_positive("init_scale", init_scale)
+        check_seed("seed", seed)
         super().__init__(model, init_loc_fn=init_loc_fn)
         self._settings = {"n_steps": n_steps, "width": width}
         # What is out of range is said here, not at the first call.
         PhaseMap(1, **self._settings)
-        self._init_scale, self._seed = float(init_scale), seed
+        # Pyro's own is the model with its sites at ``init_loc_fn``; a tuple, so that it is no part of this module.
+        self._free_model = (model,)
+        self._start, self._init_scale, self._seed = start, float(init_scale), seed
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AutoHamiltonianFlow:
-        # Pyro drops the model from what is copied, and from the original with it.
+        # Pyro's own way drops the model from the original too.
         twin = self.__class__.__new__(self.__class__)
         memo[id(self)] = twin
-        state = {name: value for name, value in self.__dict__.items() if name != "_model"}
-        twin.__dict__.update(copy.deepcopy(state, memo))
-        twin.__dict__["_model"] = self._model
+        twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        twin.__dict__ |= {name: getattr(self, name) for name in _MODELS}
         return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | dict.fromkeys((*_MODELS, "master"))
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        start = self._init_loc()
-        with seeded(self._seed):
-            phase = PhaseMap(self.latent_dim, **self._settings)
-        phase = phase.to(device=start.device, dtype=start.dtype)
-        phase.set_affine(start, self._init_scale * torch.eye(self.latent_dim, dtype=start.dtype))
-        self.phase = Packed(phase)
+        self._check_structure(*args, **kwargs)
+        loc = self._init_loc()
+        scale_tril = self._init_scale * torch.eye(self.latent_dim, dtype=loc.dtype, device=loc.device)
+        with seeded(self._seed, loc.device):
+            phase = PhaseMap(self.latent_dim, **self._settings).to(device=loc.device, dtype=loc.dtype)
+            if self._start == "laplace":
+                loc, scale_tril = laplace(lambda z: self.log_joint(z, *args, **kwargs), loc)
+            elif self._start == "prior":
+                loc, scale_tril = prior_moments(lambda: self._prior_draw(*args, **kwargs))
+        phase.set_affine(loc, scale_tril)
+        self.phase, values = Packed.of(phase)
+        self.values = PyroParam(values)  # type: ignore[assignment]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        if self.prototype_trace is None:
+            raise InputError("guide has not seen its model yet, expected one that was called: guide(*args), then load")
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def log_joint(self, latent: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The model's log density of an unconstrained latent, its Jacobian included, (latent_dim,) -> ().
+
+        Of a model that draws a minibatch, always the same one.
+        """
+        with seeded(self._seed, latent.device), poutine.block():
+            seen = poutine.condition(self.model, data=self.sites(latent))
+            log_density = poutine.trace(seen).get_trace(*args, **kwargs).log_prob_sum()
+        for site, value in self._unpack_latent(latent):
+            transform = biject_to(site["fn"].support)
+            log_density = log_density + transform.log_abs_det_jacobian(value, transform(value)).sum()
+        return torch.as_tensor(log_density)
+
+    def _check_structure(self, *args: Any, **kwargs: Any) -> None:
+        # Pyro takes the supports of one run for those of all.
+        assert self.prototype_trace is not None
+        with poutine.block():
+            again = poutine.trace(self.model).get_trace(*args, **kwargs)
+        sites = dict(self.prototype_trace.iter_stochastic_nodes())
+        now = {name: site for name, site in again.iter_stochastic_nodes() if type(site["fn"]).__name__ != "_Subsample"}
+        if sites.keys() != now.keys():
+            found = sorted(sites.keys() ^ now.keys())
+            raise InputError(f"model has sites that come and go, {found}, expected the same latent sites in every run")
+        for name, site in sites.items():
+            one, other = (getattr(s["fn"], "support") for s in (site, now[name]))  # noqa: B009
+            if not _equal(one, other):
+                raise InputError(
+                    f"site {name} has a support that changes from run to run, {one} and {other}, expected a fixed one; "
+                    "scale or shift a site of fixed support instead"
+                )
+
+    def _prior_draw(self, *args: Any, **kwargs: Any) -> Tensor:
+        assert self.prototype_trace is not None
+        with poutine.block():
+            trace = poutine.trace(self._free_model[0]).get_trace(*args, **kwargs)
+        sites = [trace.nodes[name] for name, _ in self.prototype_trace.iter_stochastic_nodes()]
+        return torch.cat([biject_to(site["fn"].support).inv(site["value"]).detach().flatten() for site in sites])  # type: ignore[attr-defined]
 
     def sample_latent(self, *args: Any, **kwargs: Any) -> Tensor:
         """The unconstrained latent, (*batch, latent_dim); noise and momentum are auxiliary sites."""
-        name, phase = self._pyro_name, self.phase
+        name = self._pyro_name
         noise = pyro.sample(f"_{name}_noise", self.get_base_dist(), infer={"is_auxiliary": True})
-        q, log_weight = phase("forward", noise)
+        q, log_weight = self.phase(self.values, "forward", noise)
         if am_i_wrapped():
             pyro.factor(f"_{name}_momentum", -log_weight, has_rsample=True)
         return q
@@ -119,16 +187,16 @@ class AutoHamiltonianFlow(AutoContinuous):
         """The law of the unconstrained latent; its density is a bound, by importance sampling of the momentum."""
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        return PhaseMarginal(self.phase)
+        return PhaseMarginal(self.phase, self.values)
 
     def get_base_dist(self) -> dist.TorchDistribution:
         """The law of the noise, (2 latent_dim,)."""
-        like = self.phase.values
+        like = self.values
         return dist.Normal(like.new_zeros(()), like.new_ones(())).expand([2 * self.latent_dim]).to_event(1)
 
     def get_transform(self, *args: Any, **kwargs: Any) -> NoiseTransform:
         """From the noise to the latent; its log-det counts the momentum's law, as :class:`HamiltonianReparam` needs."""
-        return NoiseTransform(self.phase)
+        return NoiseTransform(self.phase, self.values.detach())
 
     @torch.no_grad()
     def sample_posterior(self, n: int, *args: Any, seed: int | None = None, **kwargs: Any) -> dict[str, Tensor]:
@@ -137,19 +205,19 @@ class AutoHamiltonianFlow(AutoContinuous):
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
         if seed is None:
-            return self._sites(self.get_posterior().sample((n,)))
-        with seeded(seed, self.phase.values.device):
-            return self._sites(self.get_posterior().sample((n,)))
+            return self.sites(self.get_posterior().sample((n,)))
+        with seeded(seed, self.values.device):
+            return self.sites(self.get_posterior().sample((n,)))
 
-    def _sites(self, latent: Tensor) -> dict[str, Tensor]:
-        # (n, latent_dim) -> (n, *shape) by site.
+    def sites(self, latent: Tensor) -> dict[str, Tensor]:
+        """Constrained values by site, (*batch, latent_dim) -> (*batch, *shape of the site)."""
         found: dict[str, Tensor] = {}
         start = 0
         assert self.prototype_trace is not None
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             shape = self._unconstrained_shapes[name]
             size = shape.numel()
-            rows = latent[..., start : start + size].reshape(*latent.shape[:-1], *shape)
+            rows = latent[..., start : start + size].reshape(latent.shape[:-1] + shape)
             found[name] = biject_to(site["fn"].support)(rows)
             start += size
         return found
@@ -168,3 +236,12 @@ class AutoHamiltonianFlow(AutoContinuous):
             name: torch.quantile(value.double(), levels.to(value.device, torch.float64), dim=0).to(value)
             for name, value in draws.items()
         }
+
+
+def _equal(one: Any, other: Any) -> bool:
+    # Of supports: numbers, tensors, and other supports.
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, constraints.Constraint):
+        return type(one) is type(other) and _equal(vars(one), vars(other))
+    return bool(torch.equal(torch.as_tensor(one), torch.as_tensor(other))) if isinstance(one, Tensor) else one == other

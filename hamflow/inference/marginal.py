@@ -24,14 +24,15 @@ class NoiseTransform(Transform):
     noise. The map halves the dimension and has no inverse.
 
     Args:
-        phase: the :class:`PhaseMap`.
+        phase: the :class:`PhaseMap`, packed.
+        values: its parameters.
 
     Example:
         >>> import torch
         >>> from hamflow.inference.marginal import NoiseTransform
         >>> from hamflow.inference.packed import Packed
         >>> from hamflow.inference.phase import PhaseMap
-        >>> T, noise = NoiseTransform(Packed(PhaseMap(2))), torch.randn(5, 4)
+        >>> T, noise = NoiseTransform(*Packed.of(PhaseMap(2))), torch.randn(5, 4)
         >>> q = T(noise)
         >>> q.shape, T.log_abs_det_jacobian(noise, q).shape
         (torch.Size([5, 2]), torch.Size([5]))
@@ -40,16 +41,21 @@ class NoiseTransform(Transform):
     domain = constraints.real_vector
     codomain = constraints.real_vector
 
-    def __init__(self, phase: Packed) -> None:
+    def __init__(self, phase: Packed, values: Tensor) -> None:
         super().__init__()
-        self.phase = phase
+        self.phase, self.values = phase, values
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        """(2 d,)."""
+        return torch.Size((2 * int(self.phase.module.dim),))  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last": None}
 
     def _call(self, x: Tensor) -> Tensor:
-        q, weight = self.phase("forward", x)
+        q, weight = self.phase(self.values, "forward", x)
         self._last = x, q, weight
         return q
 
@@ -59,7 +65,7 @@ class NoiseTransform(Transform):
         last, self._last = self._last, None
         if last is not None and last[0] is x and last[1] is y:
             return last[2]
-        weight: Tensor = self.phase("forward", x)[1]
+        weight: Tensor = self.phase(self.values, "forward", x)[1]
         return weight
 
 
@@ -69,7 +75,8 @@ class PhaseMarginal(TorchDistribution):
     .. math:: \log \frac1K \sum_k \frac{q(z, p_k)}{r(p_k \mid z)}, \qquad p_k \sim r(\cdot \mid z).
 
     Args:
-        phase: the :class:`PhaseMap`.
+        phase: the :class:`PhaseMap`, packed.
+        values: its parameters.
         particles: K.
 
     Example:
@@ -77,7 +84,7 @@ class PhaseMarginal(TorchDistribution):
         >>> from hamflow.inference.marginal import PhaseMarginal
         >>> from hamflow.inference.packed import Packed
         >>> from hamflow.inference.phase import PhaseMap
-        >>> law = PhaseMarginal(Packed(PhaseMap(2)))
+        >>> law = PhaseMarginal(*Packed.of(PhaseMap(2)))
         >>> law.log_prob(law.sample((5,))).shape
         torch.Size([5])
     """
@@ -86,18 +93,18 @@ class PhaseMarginal(TorchDistribution):
     has_rsample = True
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, phase: Packed, *, particles: int = _PARTICLES) -> None:
-        self.phase, self.particles = phase, particles
+    def __init__(self, phase: Packed, values: Tensor, *, particles: int = _PARTICLES) -> None:
+        self.phase, self.values, self.particles = phase, values, particles
         self.dim: int = phase.module.dim  # type: ignore[assignment]
         super().__init__(torch.Size(), torch.Size((self.dim,)), validate_args=False)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, (*sample_shape, d)."""
-        like = self.phase.values
+        like = self.values
         noise = torch.randn(*sample_shape, 2 * self.dim, dtype=like.dtype, device=like.device)
-        found: Tensor = self.phase("forward", noise)[0]
+        found: Tensor = self.phase(like, "forward", noise)[0]
         return found
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The bound, (*batch, d) -> (*batch,)."""
-        return importance_bound(self.phase("log_density", value, self.particles))
+        return importance_bound(self.phase(self.values, "log_density", value, self.particles))

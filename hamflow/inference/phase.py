@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
@@ -63,7 +62,7 @@ class PhaseMap(nn.Module):
         # The scales before and after it are learned, so the mass need not be. A last kick would move p alone.
         energy = SeparableHamiltonian(QuadraticKinetic(dim), RidgePotential(dim, width, layers=n_steps, spacing=dt))
         self.flow = PhaseFlow(Splitting(energy, SYMPLECTIC_EULER), n_steps=n_steps, dt=dt)
-        self.lift = _autoregressive(dim, width) if dim > 1 else None
+        self.lift = AffineLift(dim, width) if dim > 1 else None
         self.loc = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
         self.lower = nn.Parameter(torch.zeros(dim, dim)) if 1 < dim <= _FULL else None
@@ -94,8 +93,8 @@ class PhaseMap(nn.Module):
         log_det = self.inner[1].sum() + self.log_scale.sum()
         lifted = y
         if self.lift is not None:
-            lifted = self.lift(y)
-            log_det = log_det + self.lift.log_abs_det_jacobian(y, lifted)
+            lifted, stretched = self.lift(y)
+            log_det = log_det + stretched
         rows = y.reshape(-1, self.dim)
         log_r = self.encoder(p.reshape(rows.shape), rows).reshape(y.shape[:-1])
         return self.loc + lifted @ self.scale_tril().mT, log_r + log_det
@@ -107,8 +106,8 @@ class PhaseMap(nn.Module):
         log_det = self.inner[1].sum() + self.log_scale.sum()
         y = lifted
         if self.lift is not None:
-            y = self.lift.inv(lifted)
-            log_det = log_det + self.lift.log_abs_det_jacobian(y, lifted)
+            y, stretched = self.lift.inverse(lifted)
+            log_det = log_det + stretched
         rows = y.reshape(-1, self.dim)
         p = self.encoder.rsample(rows, particles)
         log_r = self.encoder(p, rows).reshape(particles, *y.shape[:-1])
@@ -118,12 +117,49 @@ class PhaseMap(nn.Module):
         return -0.5 * square - self.dim * math.log(2 * math.pi) - log_det - log_r
 
 
-def _autoregressive(dim: int, width: int) -> AffineAutoregressive:
-    # Bounded units and a linear part: far out, where nothing was learned, log scales go on straight.
-    order: Any = torch.arange(dim)
-    network = AutoRegressiveNN(dim, [max(width, dim)], nonlinearity=nn.Tanh(), skip_connections=True, permutation=order)
-    for layer in (network.layers[-1], network.skip_layer):
-        assert isinstance(layer, nn.Linear)
-        for weights in layer.parameters():
-            nn.init.zeros_(weights)
-    return AffineAutoregressive(network, log_scale_min_clip=-_LARGEST, log_scale_max_clip=_LARGEST)
+class AffineLift(nn.Module):
+    r"""The autoregressive affine map :math:`\Lambda_i(y) = m_i(y_{<i}) + e^{s_i(y_{<i})} y_i`, the identity when fresh.
+
+    Args:
+        dim: d, 2 or more.
+        width: of the network of m and s; d where that is more.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.inference.phase import AffineLift
+        >>> lift, y = AffineLift(3, 8), torch.randn(5, 3)
+        >>> x, log_det = lift(y)
+        >>> torch.equal(lift.inverse(x)[0], y), log_det.shape
+        (True, torch.Size([5]))
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        # In the order of the model, where scales come before what they scale. Bounded units and a linear part: far out,
+        # where nothing was learned, log scales go on straight.
+        order: Any = torch.arange(dim)
+        self.network = AutoRegressiveNN(
+            dim, [max(width, dim)], nonlinearity=nn.Tanh(), skip_connections=True, permutation=order
+        )
+        for layer in (self.network.layers[-1], self.network.skip_layer):
+            assert isinstance(layer, nn.Linear)
+            for weights in layer.parameters():
+                nn.init.zeros_(weights)
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The map and its log-det, (*batch, d) -> (*batch, d) and (*batch,)."""
+        shift, log_scale = self._moments(y)
+        return shift + log_scale.exp() * y, log_scale.sum(-1)
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse, one coordinate after the other, and the log-det of the map there."""
+        y = torch.zeros_like(x)
+        for i in range(x.shape[-1]):
+            shift, log_scale = self._moments(y)
+            solved = (x[..., i] - shift[..., i]) * (-log_scale[..., i]).exp()
+            y = torch.cat((y[..., :i], solved.unsqueeze(-1), y[..., i + 1 :]), -1)
+        return y, self._moments(y)[1].sum(-1)
+
+    def _moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self.network(y)
+        return shift, _LARGEST * torch.tanh(log_scale / _LARGEST)

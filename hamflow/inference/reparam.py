@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from pyro.infer.reparam import NeuTraReparam
+from torch import Tensor
 
 from hamflow.errors import InputError
 from hamflow.inference.guides import AutoHamiltonianFlow
@@ -28,7 +28,7 @@ class HamiltonianReparam(NeuTraReparam):
         guide: a trained :class:`AutoHamiltonianFlow`.
 
     Raises:
-        InputError: it is none, or has not seen its model yet.
+        InputError: it is none, or has not seen its model yet; draws have the wrong shape.
 
     References:
         Hoffman et al. (2019), NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport, arXiv
@@ -39,6 +39,7 @@ class HamiltonianReparam(NeuTraReparam):
         >>> from pyro.infer import MCMC, NUTS
         >>> def model():
         ...     pyro.sample("m", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        >>> pyro.clear_param_store()
         >>> guide = hf.AutoHamiltonianFlow(model)
         >>> _ = guide()                         # and train it
         >>> neutra = hf.HamiltonianReparam(guide)
@@ -57,8 +58,11 @@ class HamiltonianReparam(NeuTraReparam):
             raise InputError("guide has not seen its model yet, expected one that is trained")
         super().__init__(guide)
 
-    def transform_sample(self, latent: Any) -> dict[str, Any]:
+    def transform_sample(self, latent: Tensor) -> dict[str, Tensor]:
         """Draws of the model's own sites from those of the noise, (*batch, 2 d) -> (*batch, *shape of the site)."""
-        self.transform = self.guide.get_transform()
-        found: dict[str, Any] = super().transform_sample(latent)
-        return found
+        transform = self.guide.get_transform()
+        if not isinstance(latent, Tensor) or latent.shape[-1:] != transform.noise_shape:
+            shape = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
+            raise InputError(f"latent is {shape}, expected a tensor (*batch, {transform.noise_shape[0]})")
+        with torch.no_grad():
+            return self.guide.sites(transform(latent))
