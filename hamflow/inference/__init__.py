@@ -1,6 +1,9 @@
-"""Inside Pyro: guides, reparameterisation and diagnostics for real posteriors."""
+"""Inside Pyro: guides, Markov chains in their coordinates, bounds, and diagnostics of real posteriors."""
 
 from hamflow.inference.bounds import ImportanceWeightedELBO
+from hamflow.inference.calibration import Calibration, simulation_based_calibration
+from hamflow.inference.convert import to_arviz
+from hamflow.inference.diagnostics import Diagnosis, diagnose, log_weights
 from hamflow.inference.guides import AutoHamiltonianFlow
 from hamflow.inference.marginal import PhaseMarginal
 from hamflow.inference.phase import PhaseMap
@@ -8,8 +11,14 @@ from hamflow.inference.reparam import HamiltonianReparam
 
 __all__ = [
     "AutoHamiltonianFlow",
+    "Calibration",
+    "Diagnosis",
     "HamiltonianReparam",
     "ImportanceWeightedELBO",
     "PhaseMap",
     "PhaseMarginal",
+    "diagnose",
+    "log_weights",
+    "simulation_based_calibration",
+    "to_arviz",
 ]

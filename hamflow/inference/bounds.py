@@ -103,6 +103,18 @@ class ImportanceWeightedELBO(ELBO):
             return -bound
         raise AssertionError("there is always a trace")
 
+    def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Log p(x, z) - log q(z) of K draws of the guide, (K,).
+
+        Raises:
+            InputError: the model draws minibatches.
+        """
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            if any(_cut(site) for site in model_trace.nodes.values()):
+                raise InputError("model draws minibatches, expected one that sees all of its data here")
+            return self._halves(model_trace, guide_trace)[0]
+        raise AssertionError("there is always a trace")
+
     def _halves(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[Tensor, Tensor]:
         # Log weights (K,) by one half of every minibatch and by the other.
         totals: list[Any] = [0.0, 0.0]
@@ -135,8 +147,7 @@ class ImportanceWeightedELBO(ELBO):
 
     def _summed(self, log_prob: Tensor) -> Tensor:
         # Over everything but the particles, (K,). Pyro counts their plate among those that are nested.
-        dim = int(self.max_plate_nesting)
-        if self.num_particles > 1 and log_prob.ndim >= dim:
+        if self.num_particles > 1 and log_prob.ndim >= (dim := int(self.max_plate_nesting)):
             return log_prob.movedim(-dim, 0).reshape(log_prob.shape[-dim], -1).sum(1).expand(self.num_particles)
         return log_prob.sum().expand(self.num_particles)
 

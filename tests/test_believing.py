@@ -1,0 +1,145 @@
+"""Whether a posterior is to be believed: weights and verdicts, calibration, and draws handed to ArviZ."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor
+
+import hamflow as hf
+from hamflow.inference import diagnose, log_weights, simulation_based_calibration, to_arviz
+
+OBSERVED = torch.tensor([1.0, 2.0, -1.0])
+EVIDENCE = float(dist.Normal(torch.zeros(3), math.sqrt(1.25)).log_prob(OBSERVED).sum())
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    yield
+    pyro.clear_param_store()
+
+
+def conjugate() -> None:
+    with pyro.plate("rows", 3):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(m, 0.5), obs=OBSERVED)
+
+
+def gaussian(scale: float) -> AutoNormal:
+    """The posterior's means, and scales that many times its own."""
+    guide = AutoNormal(conjugate)
+    guide()
+    guide.locs.m.copy_(OBSERVED / 1.25)
+    guide.scales.m = torch.full((3,), scale * math.sqrt(0.2))
+    return guide
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@torch.no_grad()
+def test_weights_of_the_exact_posterior_are_the_evidence(vectorize: bool) -> None:
+    weights = log_weights(gaussian(1.0), conjugate, draws=50, vectorize=vectorize)
+    torch.testing.assert_close(weights, torch.full((50,), EVIDENCE), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_verdicts() -> None:
+    exact = diagnose(gaussian(1.0), conjugate)
+    assert exact.elbo == pytest.approx(EVIDENCE, abs=1e-4) and exact.effective_draws == pytest.approx(1000, rel=1e-3)
+    assert exact.pareto_k < 0 and "good" in str(exact)
+    # Draws whose scale is s of the posterior's have weights with the tail index 1 - s^2.
+    narrow = diagnose(gaussian(0.4), conjugate, draws=4000)
+    assert narrow.pareto_k > 0.7 and "do not trust it" in str(narrow)
+    assert narrow.elbo < narrow.evidence < EVIDENCE + 0.05 and narrow.effective_draws < 400
+    middle = diagnose(gaussian(0.64), conjugate, draws=20_000)
+    assert middle.pareto_k == pytest.approx(1 - 0.64**2, abs=0.12) and "usable" in str(middle)
+
+
+def subsampled() -> None:
+    m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", 3, subsample_size=2) as rows:
+        pyro.sample("x", dist.Normal(m, 0.5), obs=OBSERVED[rows])
+
+
+def ranks_of(scale: float, shift: float = 0.0) -> hf.inference.Calibration:
+    def simulate() -> tuple[dict[str, Tensor], Tensor]:
+        m = torch.randn(2)
+        return {"m": m}, m + 0.5 * torch.randn(2)
+
+    def infer(x: Tensor) -> dict[str, Tensor]:
+        return {"m": x / 1.25 + shift + scale * math.sqrt(0.2) * torch.randn(99, 2)}
+
+    return simulation_based_calibration(simulate, infer, n=300, progress=False)
+
+
+def test_calibration_of_a_right_and_of_wrong_posteriors() -> None:
+    right = ranks_of(1.0)
+    assert right.ranks["m"].shape == (300, 2) and right.p_values()["m"].min() > 0.01
+    torch.testing.assert_close(right.coverage(0.9)["m"], torch.full((2,), 0.9).double(), atol=0.06, rtol=0)
+    for wrong in (ranks_of(0.5), ranks_of(2.0), ranks_of(1.0, shift=0.3)):
+        assert wrong.p_values()["m"].max() < 1e-4
+    assert ranks_of(0.5).coverage(0.9)["m"].max() < 0.75
+    # Bins that do not divide the ranks evenly are no deviation.
+    assert right.p_values(bins=7)["m"].min() > 0.01
+
+
+def test_a_guide_is_calibrated() -> None:
+    def simulate() -> tuple[dict[str, Tensor], Tensor]:
+        m = torch.randn(())
+        return {"m": m}, m + torch.randn(5)
+
+    def infer(x: Tensor) -> dict[str, Tensor]:
+        def model() -> None:
+            m = pyro.sample("m", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", 5):
+                pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+        pyro.clear_param_store()
+        return hf.AutoHamiltonianFlow(model, start="laplace").sample_posterior(99)
+
+    found = simulation_based_calibration(simulate, infer, n=200, progress=False)
+    assert found.p_values()["m"] > 0.01
+
+
+def test_draws_for_arviz() -> None:
+    draws = {"theta": torch.randn(4, 100, 8), "mu": torch.randn(4, 100)}
+    data = to_arviz(draws, sample_stats={"diverging": torch.zeros(4, 100, dtype=torch.bool)})
+    assert data.posterior["theta"].shape == (4, 100, 8) and data.sample_stats["diverging"].shape == (4, 100)
+    single = to_arviz({"mu": torch.randn(50)}, chains=False, observed_data={"x": OBSERVED})
+    assert single.posterior["mu"].shape == (1, 50) and single.observed_data["x"].shape == (3,)
+
+
+def missing(_: Any) -> dict[str, Tensor]:
+    return {"other": torch.zeros(9)}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: diagnose(AutoNormal(conjugate), conjugate, draws=20), "draws = 20, expected 100 or more"),
+        (lambda: log_weights(AutoNormal(conjugate), conjugate, draws=0), "draws = 0"),
+        (lambda: log_weights(AutoNormal(subsampled), subsampled, draws=4), "model draws minibatches"),
+        (lambda: to_arviz({"mu": torch.zeros(5)}), r"posterior\['mu'\] has shape \(5,\)"),
+        (lambda: to_arviz({"a": torch.zeros(2, 5), "b": torch.zeros(2, 4)}), "2 chains of 4 draws, expected"),
+        (lambda: ranks_of(1.0).coverage(1.0), "level = 1.0"),
+        (
+            lambda: simulation_based_calibration(lambda: ({"m": OBSERVED}, None), missing, progress=False),
+            "expected 'm' among them",
+        ),
+        (
+            lambda: simulation_based_calibration(
+                lambda: ({"m": OBSERVED}, None), lambda _: {"m": torch.zeros(9)}, progress=False
+            ),
+            r"'m' of shape \(9,\), expected \(9, 3\)",
+        ),
+    ],
+)
+def test_bad_input_is_named(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(hf.InputError, match=message):
+        call()
