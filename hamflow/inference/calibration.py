@@ -22,6 +22,12 @@ class Calibration:
     Attributes:
         ranks: by parameter, (simulations, *shape), from 0 to ``draws``.
         draws: how many posterior draws each truth was ranked among.
+
+    Example:
+        >>> import torch, hamflow as hf
+        >>> found = hf.inference.Calibration({"m": torch.arange(100)}, draws=99)
+        >>> found.p_values()["m"].item(), found.coverage(0.9)["m"].item()
+        (1.0, 0.9)
     """
 
     ranks: dict[str, Tensor]

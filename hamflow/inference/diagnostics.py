@@ -28,6 +28,11 @@ class Diagnosis:
         pareto_k: the tail index of the weights.
         effective_draws: how many independent posterior draws the weighted ones are worth.
         draws: how many there were.
+
+    Example:
+        >>> import hamflow as hf
+        >>> hf.inference.Diagnosis(-3.1, 0.1, -2.0, pareto_k=0.9, effective_draws=5, draws=1000).verdict[:15]
+        'do not trust it'
     """
 
     elbo: float
