@@ -9,6 +9,13 @@ from report import HIGHER_IS_BETTER, VERDICTS, Figure, markdown, number, summari
 
 #: One line for every figure that has a bar; the tables say more.
 MEANINGS = {
+    "elbo_minus_best_stock": "evidence bound of our guide less that of the best of Pyro's, nats",
+    "times_ess_per_gradient": "effective draws a gradient of NUTS in the guide's coordinates over those of plain NUTS",
+    "divergences_over_nuts": "diverging transitions of NUTS in the guide's coordinates over those of plain NUTS",
+    "mean_error_sd": "largest error of a posterior mean, in standard deviations",
+    "sd_error_relative": "largest relative error of a posterior standard deviation",
+    "pareto_k": "tail index of the importance weights of a guide",
+    "r_hat": "of chains, the largest",
     "accepted_samples": "share of made-up videos that are close to a true motion",
     "acceleration_l1": "mean absolute error of accelerations at fresh states",
     "angle_rmse": "of forecasts of one second of a measured arm, rad",

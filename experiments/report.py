@@ -34,6 +34,8 @@ HIGHER_IS_BETTER = {
     "reconstruction_skill",
     "inference_skill",
     "accepted_samples",
+    "elbo_minus_best_stock",
+    "times_ess_per_gradient",
 }
 VERDICTS = ("short", "reached", "stretch reached")
 

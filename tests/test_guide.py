@@ -69,7 +69,7 @@ def bound(model: Callable[..., Any], guide: Any, n: int = 4000) -> float:
     return -float(Trace_ELBO(num_particles=n, vectorize_particles=True).loss(model, guide))
 
 
-@pytest.mark.parametrize(("start", "steps"), [("median", 1000), ("prior", 1000), ("laplace", 0)])
+@pytest.mark.parametrize(("start", "steps"), [("median", 1000), ("prior", 1000), ("laplace", 0), ("best", 0)])
 def test_a_conjugate_posterior_is_found_to_a_hundredth_of_a_nat(start: str, steps: int) -> None:
     guide = hf.AutoHamiltonianFlow(conjugate, start=start)
     guide()
@@ -140,6 +140,18 @@ def test_a_start_from_the_prior_is_as_wide_as_the_prior() -> None:
     shift = guide.sample_posterior(4000, seed=0)["shift"]
     assert shift.min() < -0.7
     assert shift.max() > 2.7
+
+
+def test_the_best_start_is_not_always_the_mode() -> None:
+    def funnel() -> None:
+        v = pyro.sample("v", dist.Normal(0.0, 3.0))
+        with pyro.plate("x", 9):
+            pyro.sample("z", dist.Normal(0.0, (v / 2).exp()))
+
+    # Its mode is at v = -40.5, where there is next to no probability.
+    guide = hf.AutoHamiltonianFlow(funnel)
+    guide()
+    assert abs(float(guide.median()["v"])) < 3
 
 
 def test_no_mode_is_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from hamflow.training import seeded
 
 #: Tail indices up to which importance sampling converges fast, and up to which it works at all.
 GOOD, USABLE = 0.5, 0.7
+#: Draws at a time, for memory.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def log_weights(
         model: its model.
         *args: what both take.
         draws: how many.
-        vectorize: whether all at once, for which the model must keep dimensions on the left; else one after the other.
+        vectorize: whether many at once, for which the model must keep dimensions on the left; else one after the other.
         max_plate_nesting: of the model; found by a trial run where it is not given.
         seed: of the draws.
         **kwargs: what both take by name.
@@ -98,11 +101,11 @@ def log_weights(
         tensor([-1.5155, -1.5155, -1.5155])
     """
     check_positive("draws", draws, integer=True)
-    together = draws if vectorize else 1
+    together = min(draws, _AT_ONCE) if vectorize else 1
     bound = ImportanceWeightedELBO(together, max_plate_nesting=max_plate_nesting)
     with torch.no_grad(), seeded(seed):
-        found = [bound.log_weights(model, guide, *args, **kwargs) for _ in range(draws // together)]
-    return torch.cat(found)
+        found = [bound.log_weights(model, guide, *args, **kwargs) for _ in range(math.ceil(draws / together))]
+    return torch.cat(found)[:draws]
 
 
 def diagnose(

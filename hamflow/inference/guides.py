@@ -20,13 +20,15 @@ from hamflow.errors import InputError, check_choice, check_positive, check_seed
 from hamflow.inference.marginal import NoiseTransform, PhaseMarginal
 from hamflow.inference.packed import Packed
 from hamflow.inference.phase import PhaseMap
-from hamflow.inference.start import laplace, prior_moments
+from hamflow.inference.start import gaussian_bound, laplace, prior_moments
 from hamflow.training import seeded
 
 #: The standard deviation of the unconstrained latent at the start, as that of Pyro's Gaussian guides.
 _SPREAD = 0.1
 #: Where a guide may start.
-STARTS = ("median", "prior", "laplace")
+STARTS = ("best", "median", "prior", "laplace")
+#: Up to so many dimensions the curvature is looked at where nobody asks for it.
+_CURVED = 100
 #: Attributes that hold the model, which is neither copied nor pickled.
 _MODELS = ("_model", "_free_model")
 #: Draws for quantiles that have no closed form.
@@ -50,7 +52,8 @@ class AutoHamiltonianFlow(AutoContinuous):
         model: a Pyro model.
         n_steps, width: see :class:`hamflow.inference.PhaseMap`.
         start: ``"median"``: at ``init_loc_fn`` with ``init_scale``; ``"prior"``: as wide as the prior;
-            ``"laplace"``: as the Gaussian that matches the posterior at its mode, if there is one.
+            ``"laplace"``: as the Gaussian that matches the posterior at its mode, if there is one; ``"best"``: the one
+            of the three that has the best bound.
         init_loc_fn: where latents start, as for Pyro's guides.
         init_scale: the standard deviation of the unconstrained latents at the start.
         seed: for the weights at the start.
@@ -89,7 +92,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         *,
         n_steps: int = 3,
         width: int = 32,
-        start: str = "median",
+        start: str = "best",
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = _SPREAD,
         seed: int = 0,
@@ -123,13 +126,28 @@ class AutoHamiltonianFlow(AutoContinuous):
         scale_tril = self._init_scale * torch.eye(self.latent_dim, dtype=loc.dtype, device=loc.device)
         with seeded(self._seed, loc.device):
             phase = PhaseMap(self.latent_dim, **self._settings).to(device=loc.device, dtype=loc.dtype)
-            if self._start == "laplace":
-                loc, scale_tril = laplace(lambda z: self.log_joint(z, *args, **kwargs), loc)
-            elif self._start == "prior":
-                loc, scale_tril = prior_moments(lambda: self._prior_draw(*args, **kwargs))
+            loc, scale_tril = self._first(loc, scale_tril, *args, **kwargs)
         phase.set_affine(loc, scale_tril)
         self.phase, values = Packed.of(phase)
         self.values = PyroParam(values)  # type: ignore[assignment]
+
+    def _first(self, loc: Tensor, scale_tril: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        # Mean and root of the covariance at the start; the first ones are Pyro's.
+        def log_density(z: Tensor) -> Tensor:
+            return self.log_joint(z, *args, **kwargs)
+
+        found = [(loc, scale_tril)]
+        if self._start in ("best", "prior"):
+            found.append(prior_moments(lambda: self._prior_draw(*args, **kwargs)))
+        if self._start == "laplace" or (self._start == "best" and self.latent_dim <= _CURVED):
+            try:
+                found.append(laplace(log_density, loc))
+            except InputError:
+                if self._start == "laplace":
+                    raise
+        if self._start != "best":
+            return found[-1]
+        return max(found, key=lambda start: gaussian_bound(log_density, *start))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         if self.prototype_trace is None:

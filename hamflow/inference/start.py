@@ -1,7 +1,8 @@
-"""Where a guide starts: the mode of the posterior and the curvature there, or the spread of the prior."""
+"""Where a guide starts: at the mode of the posterior with its curvature, as wide as the prior, or the best of these."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from hamflow.errors import InputError
 
-#: Draws from the prior.
-_DRAWS = 256
+#: Draws from the prior, and those by which starts are compared.
+_DRAWS, _JUDGES = 256, 64
+#: Steps of Newton's method after L-BFGS, and how often each is halved.
+_NEWTON, _HALVINGS = 20, 10
 #: A Newton step from the mode would raise the log density by at most half of this.
 _SETTLED = 1e-2
 
@@ -50,10 +53,12 @@ def laplace(log_density: Callable[[Tensor], Tensor], start: Tensor, max_iter: in
     try:
         with torch.enable_grad():
             optimiser.step(closure)
-            curvature = torch.autograd.functional.hessian(lambda x: -log_density(x), z.detach())
-            slope = torch.autograd.functional.jacobian(log_density, z.detach())
-        root, failed = torch.linalg.cholesky_ex(curvature)
-        gain = torch.inf if int(failed) else float(slope @ torch.cholesky_solve(slope[:, None], root)[:, 0])
+        mode = z.detach()
+        for _ in range(_NEWTON):
+            root, step, gain = _newton(log_density, mode)
+            if not _SETTLED < gain < torch.inf:
+                break
+            mode = _uphill(log_density, mode, step)
     except ValueError as error:  # where latents are no numbers any more, Pyro's distributions refuse them
         refusal = error
     if not gain <= _SETTLED:
@@ -61,7 +66,28 @@ def laplace(log_density: Callable[[Tensor], Tensor], start: Tensor, max_iter: in
             "start = 'laplace' found no maximum of the posterior density (a scale that may shrink to zero makes it "
             "grow without end), expected one; start = 'median' or 'prior' needs none"
         ) from refusal
-    return z.detach(), torch.linalg.cholesky(torch.cholesky_inverse(root))
+    return mode, torch.linalg.cholesky(torch.cholesky_inverse(root))
+
+
+def _newton(log_density: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, float]:
+    # The root of minus the curvature, Newton's step, and what it gains, twice over; infinity where there is none.
+    with torch.enable_grad():
+        curvature = torch.autograd.functional.hessian(lambda x: -log_density(x), z)
+        slope = torch.autograd.functional.jacobian(log_density, z)
+    root, failed = torch.linalg.cholesky_ex(curvature)
+    step = torch.cholesky_solve(slope[:, None], root)[:, 0]
+    gain = float(slope @ step)
+    return root, step, torch.inf if int(failed) or not math.isfinite(gain) else gain
+
+
+def _uphill(log_density: Callable[[Tensor], Tensor], z: Tensor, step: Tensor) -> Tensor:
+    # A badly scaled density stops L-BFGS far from its mode, and Newton's steps, halved where they are too long, do not.
+    now = float(log_density(z))
+    for _ in range(_HALVINGS):
+        if float(log_density(z + step)) > now:
+            return z + step
+        step = step / 2
+    return z
 
 
 def prior_moments(draw: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
@@ -70,3 +96,24 @@ def prior_moments(draw: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     # Of a heavy tail a few draws are all of the standard deviation; half the width between quantiles is not.
     low, middle, high = torch.quantile(draws, draws.new_tensor([0.16, 0.5, 0.84]), dim=0)
     return middle, torch.diag(0.5 * (high - low).clamp(min=1e-3))
+
+
+def gaussian_bound(log_density: Callable[[Tensor], Tensor], loc: Tensor, scale_tril: Tensor) -> float:
+    """The ELBO of a Gaussian, of mean (d,) and triangular root (d, d), up to a constant; -inf where it has none.
+
+    Example:
+        >>> import torch
+        >>> from hamflow.inference.start import gaussian_bound
+        >>> near, far = torch.zeros(1), torch.full((1,), 9.0)
+        >>> bounds = [gaussian_bound(lambda z: -z.square().sum(), loc, torch.eye(1)) for loc in (near, far)]
+        >>> bounds[0] > bounds[1]
+        True
+    """
+    noise = torch.randn(_JUDGES, len(loc), dtype=loc.dtype, device=loc.device)
+    try:
+        with torch.no_grad():
+            value = torch.stack([log_density(loc + scale_tril @ row) for row in noise]).mean()
+    except ValueError:  # Pyro's distributions refuse what is no number
+        return -math.inf
+    bound = float(value + scale_tril.diagonal().log().sum())
+    return bound if math.isfinite(bound) else -math.inf
