@@ -159,8 +159,8 @@ def derived(store: report.ResultStore) -> list[report.Row]:
 
     for case in CASES:
         own = store.values(case, GUIDES[0], "elbo")
-        others = [store.values(case, model, "elbo") for model in GUIDES[1:]]
-        known = [seed for seed in own if all(seed in other for other in others)]
+        others = [found for model in GUIDES[1:] if (found := store.values(case, model, "elbo"))]
+        known = [seed for seed in own if others and all(seed in other for other in others)]
         gains = [own[seed] - max(other[seed] for other in others) for seed in known]
         add(case, GUIDES[0], "elbo_minus_best_stock", gains, 0.0 if case in HARD else -0.05)
         for metric, name, bar in (

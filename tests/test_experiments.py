@@ -292,6 +292,16 @@ def test_quick_run_of_the_speed_of_training_on_videos(tmp_path: Path) -> None:
     assert {row["metric"] for row in rows} >= {"speedup_at_once", "speedup_five_frames"}
 
 
+def test_quick_run_of_posteriors(tmp_path: Path) -> None:
+    _quick("posteriors.py", tmp_path / "quick")
+    rows = {(row["model"], row["metric"]): row for row in json.loads((tmp_path / "quick" / "metrics.json").read_text())}
+    assert not [key for key in rows if key[1] == "failed"]
+    # The bound of a guide is below the evidence, which of the funnel is zero.
+    assert rows["auto_hamiltonian_flow", "elbo"]["value"] < 0.5
+    assert rows["auto_hamiltonian_flow", "elbo_minus_best_stock"]["bar"] == 0
+    assert rows["nuts_hamiltonian", "ess_per_gradient"]["value"] > 0
+
+
 def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:
     _quick("lnn_speed.py", tmp_path / "quick")
     rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
