@@ -31,9 +31,6 @@ class ImportanceWeightedELBO(ELBO):
     in earlier steps, 0 at the start, where this is the ELBO. Without subsampling the two halves are all of the data,
     :math:`\beta = 1`, and this is the importance-weighted bound itself.
 
-    Attributes:
-        slope: :math:`\beta`.
-
     Args:
         num_particles: K, all at once.
         max_plate_nesting: of the model; found by a trial run where it is not given.
