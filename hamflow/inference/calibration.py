@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -44,7 +43,8 @@ class Calibration:
             counts = torch.nn.functional.one_hot(edges[ranks], bins).double().sum(0)
             expected = len(ranks) * chance
             statistic = ((counts - expected) ** 2 / expected).sum(-1)
-            found[name] = torch.as_tensor(chi2.sf(statistic.numpy(), bins - 1))
+            # The upper tail of a chi-square distribution.
+            found[name] = torch.special.gammaincc(torch.tensor(0.5 * (bins - 1)).to(statistic), 0.5 * statistic)
         return found
 
     def coverage(self, level: float = 0.9) -> dict[str, Tensor]:
