@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from hamflow.errors import InputError, check_choice, check_positive, check_seed
-from hamflow.inference.marginal import NoiseTransform, PhaseMarginal
+from hamflow.inference.marginal import NoiseMap, PhaseMarginal
 from hamflow.inference.packed import Packed
 from hamflow.inference.phase import PhaseMap
 from hamflow.inference.start import gaussian_bound, laplace, prior_moments
@@ -212,9 +212,9 @@ class AutoHamiltonianFlow(AutoContinuous):
         like = self.values
         return dist.Normal(like.new_zeros(()), like.new_ones(())).expand([2 * self.latent_dim]).to_event(1)
 
-    def get_transform(self, *args: Any, **kwargs: Any) -> NoiseTransform:
+    def get_transform(self, *args: Any, **kwargs: Any) -> NoiseMap:
         """From the noise to the latent; its log-det counts the momentum's law, as :class:`HamiltonianReparam` needs."""
-        return NoiseTransform(self.phase, self.values.detach())
+        return NoiseMap(self.phase, self.values.detach())
 
     @torch.no_grad()
     def sample_posterior(self, n: int, *args: Any, seed: int | None = None, **kwargs: Any) -> dict[str, Tensor]:

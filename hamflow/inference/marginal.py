@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Transform, constraints
+from torch.distributions import constraints
 
 from hamflow.densities import importance_bound
 from hamflow.inference.packed import Packed
@@ -16,12 +16,13 @@ from hamflow.inference.packed import Packed
 _PARTICLES = 64
 
 
-class NoiseTransform(Transform):
+class NoiseMap:
     r"""From noise to positions, :math:`\varepsilon \mapsto q`, with :math:`\log r(p \mid q) + \log|\det|` in the place
     of a log-det.
 
     A momentum that is drawn from r given q has just this density beside that of q, so a target of q becomes one of
-    noise. The map halves the dimension and has no inverse.
+    noise. The map halves the dimension and has no inverse, so it is no
+    :class:`torch.distributions.Transform`.
 
     Args:
         phase: the :class:`PhaseMap`, packed.
@@ -29,20 +30,16 @@ class NoiseTransform(Transform):
 
     Example:
         >>> import torch
-        >>> from hamflow.inference.marginal import NoiseTransform
+        >>> from hamflow.inference.marginal import NoiseMap
         >>> from hamflow.inference.packed import Packed
         >>> from hamflow.inference.phase import PhaseMap
-        >>> T, noise = NoiseTransform(*Packed.of(PhaseMap(2))), torch.randn(5, 4)
+        >>> T, noise = NoiseMap(*Packed.of(PhaseMap(2))), torch.randn(5, 4)
         >>> q = T(noise)
         >>> q.shape, T.log_abs_det_jacobian(noise, q).shape
         (torch.Size([5, 2]), torch.Size([5]))
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
-
     def __init__(self, phase: Packed, values: Tensor) -> None:
-        super().__init__()
         self.phase, self.values = phase, values
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -54,7 +51,8 @@ class NoiseTransform(Transform):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last": None}
 
-    def _call(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
+        """Positions of noise, (*batch, 2 d) -> (*batch, d)."""
         q, weight = self.phase(self.values, "forward", x)
         self._last = x, q, weight
         return q
