@@ -9,6 +9,7 @@ from hamflow.diagnostics import Trend, angular_momentum, energy_drift, total_mom
 from hamflow.energies import (
     BodyKinetic,
     BodyMasses,
+    ConditionedEnergy,
     ConstantMass,
     Constraint,
     Energy,
@@ -91,6 +92,7 @@ __all__ = [
     "Certificate",
     "CheckpointError",
     "Composition",
+    "ConditionedEnergy",
     "ConstantMass",
     "Constraint",
     "Damped",

@@ -9,7 +9,7 @@ from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor
 from torch.distributions import constraints
 
-from hamflow.energies import QuadraticKinetic, RidgePotential, SeparableHamiltonian
+from hamflow.energies import ConditionedEnergy, QuadraticKinetic, RidgePotential, SeparableHamiltonian
 from hamflow.errors import InputError, check_positive
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.splitting import Splitting
@@ -94,6 +94,27 @@ class PhaseFlow(TransformModule):
         log_det = self.step.log_det(x.chunk(2, dim=-1)[0], self.dt, self.n_steps)
         return -log_det if self.reverse else log_det
 
+    def condition(self, context: Tensor) -> PhaseFlow:
+        r"""This flow given a context (*batch, c), where the potential takes d + c columns, the context on the right,
+
+        .. math:: H(q, p; c) = T(p) + V\bigl((q, c)\bigr) .
+
+        The context is a coordinate that acts and does not move, so every step preserves volume. Parameters are shared.
+
+        Raises:
+            InputError: the step is none of a separable Hamiltonian; (when called) the batches do not go together.
+
+        References:
+            Winkler et al. (2019), Learning Likelihoods with Conditional Normalizing Flows, arXiv 1912.00042.
+        """
+        if type(self.step) is not Splitting:
+            raise InputError(f"step is a {type(self.step).__name__}, expected a Splitting, whose potential is known")
+        energy = self.step.hamiltonian
+        given = SeparableHamiltonian(energy.kinetic, ConditionedEnergy(energy.potential, context))
+        return PhaseFlow(
+            Splitting(given, self.step.scheme), self.n_steps, self.dt, reverse=self.reverse, cache_size=self._cache_size
+        )
+
     def with_cache(self, cache_size: int = 1) -> PhaseFlow:
         """This flow with another cache size; the parameters are shared."""
         if self._cache_size == cache_size:
@@ -110,6 +131,7 @@ class PhaseFlow(TransformModule):
 
 def hamiltonian(
     input_dim: int,
+    context_dim: int = 0,
     *,
     n_steps: int = 8,
     width: int = 64,
@@ -121,6 +143,7 @@ def hamiltonian(
 
     Args:
         input_dim: 2d, the even number of dimensions that positions and momenta share.
+        context_dim: c, columns of a context; the flow is then :meth:`PhaseFlow.condition` of one.
         n_steps: the number of steps.
         width: the number of ridges of each potential.
         dt: the time step.
@@ -135,22 +158,34 @@ def hamiltonian(
         other flows, on either side of it.
 
     Example:
-        >>> import hamflow as hf
+        >>> import torch, hamflow as hf
         >>> flow = hf.hamiltonian(input_dim=4)
         >>> flow.n_steps
         8
+        >>> given = hf.hamiltonian(input_dim=4, context_dim=3).condition(torch.randn(5, 3))
+        >>> given(torch.randn(5, 4)).shape
+        torch.Size([5, 4])
     """
     check_positive("input_dim", input_dim, integer=True)
     if input_dim % 2:
         raise InputError(f"input_dim = {input_dim}, expected an even number: positions and momenta share it")
+    if context_dim != 0:
+        check_positive("context_dim", context_dim, integer=True)
     energy = layered_hamiltonian(
-        input_dim // 2, n_steps=n_steps, width=width, dt=dt, scheme=scheme, layerwise=layerwise
+        input_dim // 2, n_steps=n_steps, width=width, dt=dt, scheme=scheme, layerwise=layerwise, context_dim=context_dim
     )
     return PhaseFlow(Splitting(energy, scheme), n_steps=n_steps, dt=dt)
 
 
 def layered_hamiltonian(
-    dim: int, *, n_steps: int, width: int, dt: float, scheme: Scheme = LEAPFROG, layerwise: bool = True
+    dim: int,
+    *,
+    n_steps: int,
+    width: int,
+    dt: float,
+    scheme: Scheme = LEAPFROG,
+    layerwise: bool = True,
+    context_dim: int = 0,
 ) -> SeparableHamiltonian:
     """A separable Hamiltonian of ridge potentials and a learned mass for ``n_steps`` steps of ``dt``.
 
@@ -161,9 +196,10 @@ def layered_hamiltonian(
         dt: the time step.
         scheme: the scheme that will step it; where its last kick comes at the end of a step, one layer more is needed.
         layerwise: one potential a layer, or one autonomous potential.
+        context_dim: further columns that the potential takes.
     """
     last_kick = max(time for is_kick, _, time in scheme.stages(n_steps) if is_kick)
     layers = math.floor(last_kick + 0.5) + 1 if layerwise else 1
     return SeparableHamiltonian(
-        QuadraticKinetic(dim, learn=True), RidgePotential(dim, width, layers=layers, spacing=dt)
+        QuadraticKinetic(dim, learn=True), RidgePotential(dim + context_dim, width, layers=layers, spacing=dt)
     )

@@ -15,6 +15,7 @@ from nflows.transforms import LULinear
 
 from hamflow.energies import (
     BodyKinetic,
+    ConditionedEnergy,
     ConstantMass,
     Energy,
     FieldLagrangian,
@@ -157,6 +158,9 @@ ENERGIES = {
     "function": Member(lambda: FunctionEnergy(double_well)),
     "function_module": Member(lambda: FunctionEnergy(Bowl())),
     "function_closed_form": Member(lambda: FunctionEnergy(lambda q: -q.cos().sum(-1), lambda q: q.sin())),
+    "conditioned": Member(
+        lambda: ConditionedEnergy(shaken(RidgePotential(5, width=8)), torch.tensor([0.5, -1.0, 2.0])), dim=2
+    ),
     "sum": Member(lambda: FunctionEnergy(double_well) + shaken(RidgePotential(2, width=4))),
     "periodic": Member(lambda: angles(3, periodic=(2, 0)), dim=3),
     "bodies_kinetic": Member(lambda: BodyKinetic(3, 2, masses=body_masses()), dim=6),

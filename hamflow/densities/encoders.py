@@ -23,6 +23,7 @@ class GaussianEncoder(nn.Module):
         dim: d, the number of positions and of momenta.
         width: the width of the two hidden layers.
         covariance: ``"full"``: U depends on q, d (d - 1) / 2 outputs; ``"shared"``: U is one learned matrix.
+        context_dim: columns of a context beside the position; q is then (n, d + context_dim) wherever it is asked for.
 
     Raises:
         InputError: an argument is out of range.
@@ -36,7 +37,7 @@ class GaussianEncoder(nn.Module):
         (torch.Size([3, 5, 2]), torch.Size([3, 5]))
     """
 
-    def __init__(self, dim: int, *, width: int = 32, covariance: str = "full") -> None:
+    def __init__(self, dim: int, *, width: int = 32, covariance: str = "full", context_dim: int = 0) -> None:
         super().__init__()
         check_positive("dim", dim, integer=True)
         check_positive("width", width, integer=True)
@@ -45,16 +46,18 @@ class GaussianEncoder(nn.Module):
         self.covariance = covariance
         n_lower = dim * (dim - 1) // 2
         last = nn.Linear(width, 2 * dim + (n_lower if covariance == "full" else 0))
-        self.linear = nn.Linear(dim, dim, bias=False)
+        self.linear = nn.Linear(dim + context_dim, dim, bias=False)
         for parameter in (last.weight, last.bias, self.linear.weight):
             nn.init.zeros_(parameter)
-        self.network = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+        self.network = nn.Sequential(
+            nn.Linear(dim + context_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last
+        )
         if covariance == "shared":
             self.lower = nn.Parameter(torch.zeros(n_lower))
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        return self.colour(draw_noise(q, particles, generator), q)[0]
+        return self.colour(draw_noise(q[..., : self.dim], particles, generator), q)[0]
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
@@ -92,7 +95,8 @@ class GaussianEncoder(nn.Module):
             scaled = flat.mT.reshape(p.shape)
         else:
             # One factor a row, shared by all its particles: (n, d, particles).
-            columns = torch.linalg.solve_triangular(lower, centred.reshape(-1, *q.shape).permute(1, 2, 0), **solve)
+            columns = centred.reshape(-1, len(q), self.dim).permute(1, 2, 0)
+            columns = torch.linalg.solve_triangular(lower, columns, **solve)
             scaled = columns.permute(2, 0, 1).reshape(p.shape)
         return scaled * (-log_scale).exp(), -log_scale.sum(-1)
 
@@ -110,6 +114,7 @@ class FlowEncoder(nn.Module):
         covariance: ``"full"`` or ``"shared"``, see :class:`GaussianEncoder`.
         transforms: the number of coupling layers.
         bins: the number of spline bins.
+        context_dim: see :class:`GaussianEncoder`.
 
     Raises:
         InputError: an argument is out of range.
@@ -125,23 +130,33 @@ class FlowEncoder(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, width: int = 32, covariance: str = "full", transforms: int = 2, bins: int = 8
+        self,
+        dim: int,
+        *,
+        width: int = 32,
+        covariance: str = "full",
+        transforms: int = 2,
+        bins: int = 8,
+        context_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.gaussian = GaussianEncoder(dim, width=width, covariance=covariance)
+        self.dim = dim
+        self.gaussian = GaussianEncoder(dim, width=width, covariance=covariance, context_dim=context_dim)
         check_positive("transforms", transforms, integer=True)
         check_positive("bins", bins, integer=True)
         # A coupling layer needs two coordinates; with one, the autoregressive spline has nothing to iterate over.
         build = _autoregressive if dim == 1 else _coupling
-        self.transforms = nn.ModuleList(build(dim, width, bins, first=k % 2) for k in range(transforms))
+        self.transforms = nn.ModuleList(
+            build(dim, width, bins, seen=dim + context_dim, first=k % 2) for k in range(transforms)
+        )
 
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
-        return self.colour(draw_noise(q, particles, generator), q)[0]
+        return self.colour(draw_noise(q[..., : self.dim], particles, generator), q)[0]
 
     def colour(self, noise: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Momenta mu(q) + L(q) T_q(noise) and their log f, noise (particles, n, d) -> the same and (particles, n)."""
-        context, flat = q.expand_as(noise).flatten(0, 1), noise.flatten(0, 1)
+        context, flat = q.expand(*noise.shape[:-1], -1).flatten(0, 1), noise.flatten(0, 1)
         log_det = flat.new_zeros(len(flat))
         for transform in self.transforms:
             flat, step = transform(flat, context)
@@ -155,7 +170,7 @@ class FlowEncoder(nn.Module):
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
         noise, gaussian_log_det = self.gaussian.whiten(p, q)
-        flat, context = (x.expand_as(p).reshape(-1, p.shape[-1]) for x in (noise, q))
+        flat, context = (x.expand(*p.shape[:-1], -1).reshape(-1, x.shape[-1]) for x in (noise, q))
         log_det = flat.new_zeros(len(flat))
         for transform in reversed(list(self.transforms)):
             flat, step = transform.inverse(flat, context)  # type: ignore[operator]
@@ -178,12 +193,12 @@ def draw_noise(q: Tensor, particles: int, generator: torch.Generator | None = No
 # nflows is imported where it is used, so that `import hamflow` does not wait for it.
 
 
-def _coupling(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
+def _coupling(dim: int, width: int, bins: int, *, seen: int, first: int) -> nn.Module:
     from nflows.nn.nets import ResidualNet
     from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform
 
     def network(inputs: int, outputs: int) -> nn.Module:
-        made = ResidualNet(inputs, outputs, width, context_features=dim, num_blocks=1)
+        made = ResidualNet(inputs, outputs, width, context_features=seen, num_blocks=1)
         start_as_identity(made.final_layer, bins)
         return made
 
@@ -193,11 +208,11 @@ def _coupling(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
     )
 
 
-def _autoregressive(dim: int, width: int, bins: int, *, first: int) -> nn.Module:
+def _autoregressive(dim: int, width: int, bins: int, *, seen: int, first: int) -> nn.Module:
     from nflows.transforms import MaskedPiecewiseRationalQuadraticAutoregressiveTransform
 
     made = MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-        dim, width, context_features=dim, num_blocks=1, num_bins=bins, tails="linear", tail_bound=TAIL_BOUND
+        dim, width, context_features=seen, num_blocks=1, num_bins=bins, tails="linear", tail_bound=TAIL_BOUND
     )
     start_as_identity(made.autoregressive_net.final_layer, bins)
     return made

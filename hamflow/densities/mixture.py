@@ -107,15 +107,8 @@ class PhaseMixture(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` draws, (n, 2d)."""
-        like = self.loc
         chosen = torch.multinomial(self.logits.softmax(-1), n, replacement=True, generator=generator)
-        noise = torch.randn(n, 2 * self.dim, dtype=like.dtype, device=like.device, generator=generator)
-        uniform = torch.rand(n, dtype=torch.float64, device=like.device, generator=generator)
-        # Student t: a Gaussian over the root of a mean-one gamma variable, here by its quantile function, because
-        # torch's own gamma sampler takes no generator.
-        if not self.gaussian:
-            half = self.degrees()[chosen].double() / 2
-            noise[:, : self.dim] *= _gamma_quantile(uniform, half).div(half).rsqrt().to(noise).unsqueeze(-1)
+        noise = phase_noise(chosen, None if self.gaussian else self.degrees(), self.loc, generator)
         draws = self.loc[chosen]
         # One component at a time: a factor for every draw would not fit in memory.
         for k, spread in enumerate(torch.linalg.inv(self.precision_factor())):
@@ -201,6 +194,26 @@ def log_student(squared: Tensor, degrees: Tensor, d: int) -> Tensor:
     nu = degrees.double()
     normaliser = torch.lgamma((nu + d) / 2) - torch.lgamma(nu / 2) - 0.5 * d * (nu * math.pi).log()
     return normaliser.to(squared) - 0.5 * (degrees + d) * torch.log1p(squared / degrees)
+
+
+def phase_noise(chosen: Tensor, degrees: Tensor | None, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Noise of the components chosen, (*batch) -> (*batch, 2 d): Student t in q, Gaussian in p.
+
+    Args:
+        chosen: component of each draw.
+        degrees: of freedom of the components, (K,); None where all are Gaussian.
+        like: of the dtype and device of the noise, (..., 2 d).
+        generator: of the noise.
+    """
+    width = like.shape[-1]
+    noise = torch.randn(*chosen.shape, width, dtype=like.dtype, device=like.device, generator=generator)
+    uniform = torch.rand(chosen.shape, dtype=torch.float64, device=like.device, generator=generator)
+    # Student t: a Gaussian over the root of a mean-one gamma variable, here by its quantile function, because torch's
+    # own gamma sampler takes no generator.
+    if degrees is not None:
+        half = degrees[chosen].double() / 2
+        noise[..., : width // 2] *= _gamma_quantile(uniform, half).div(half).rsqrt().to(noise).unsqueeze(-1)
+    return noise
 
 
 def _gamma_quantile(uniform: Tensor, shape: Tensor) -> Tensor:

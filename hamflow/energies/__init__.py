@@ -2,6 +2,7 @@
 
 from hamflow.energies.banded import solve_banded
 from hamflow.energies.bodies import BodyKinetic, BodyMasses
+from hamflow.energies.conditional import ConditionedEnergy, beside
 from hamflow.energies.constraints import Constraint, FunctionConstraint, RigidLinks, constrained_acceleration
 from hamflow.energies.field import FieldLagrangian
 from hamflow.energies.forces import Force, RayleighFriction
@@ -29,6 +30,7 @@ from hamflow.energies.scaled import ScaledEnergy
 __all__ = [
     "BodyKinetic",
     "BodyMasses",
+    "ConditionedEnergy",
     "ConstantMass",
     "Constraint",
     "Energy",
@@ -62,6 +64,7 @@ __all__ = [
     "SumEnergy",
     "SumLagrangian",
     "Terms",
+    "beside",
     "condition_numbers",
     "constrained_acceleration",
     "solve_banded",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hamflow.energies import beside
 from hamflow.errors import (
     FitError,
     InputError,
@@ -20,6 +21,7 @@ from hamflow.errors import (
     is_number,
 )
 from hamflow.io import check_writable
+from hamflow.models.conditional import check_context
 from hamflow.models.refusal import unchanged_if_refused
 from hamflow.models.start import warm_start, warn_of_dependent_columns, warn_of_lost_digits
 from hamflow.training import History, fit, seeded, split_rows
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 def fit_density(
     model: NHF,
     x: Any,
+    context: Any,
     *,
     validation: Any,
     dtype: torch.dtype | None,
@@ -41,6 +44,9 @@ def fit_density(
 ) -> None:
     """Make the model anew and train it on the rows of a table; see :meth:`hamflow.NHF.fit`."""
     rows = check_training_table(x, dim=model.dim)
+    seen = check_context(model, context)
+    if seen is not None and seen.shape[:-1] != rows.shape[:-1]:
+        raise InputError(f"context has shape {tuple(seen.shape)}, expected {(len(rows), seen.shape[-1])}, a row each")
     follows = rows if isinstance(x, Tensor) and x.is_floating_point() else model.whitening.loc
     check_dtype(dtype)
     target = check_device(follows.device if device is None else device)
@@ -52,11 +58,17 @@ def fit_density(
         model.columns = column_names(x)
         warn_of_lost_digits(rows, model.whitening.loc.dtype, model.columns)
         warn_of_dependent_columns(rows, model.columns)
-        _train(model, rows.to(model.whitening.loc), validation, progress, checkpoint, settings)
+        _train(model, rows.to(model.whitening.loc), seen, validation, progress, checkpoint, settings)
 
 
 def _train(
-    model: NHF, rows: Tensor, validation: Any, progress: bool, checkpoint: str | Path | None, settings: dict[str, Any]
+    model: NHF,
+    rows: Tensor,
+    context: Tensor | None,
+    validation: Any,
+    progress: bool,
+    checkpoint: str | Path | None,
+    settings: dict[str, Any],
 ) -> None:
     seed = settings["seed"]
     if not rows.isfinite().all():
@@ -64,16 +76,20 @@ def _train(
         raise InputError(f"x has entries beyond the range of {rows.dtype}, expected smaller ones or another dtype")
     check_training_table(rows)
     if validation is not None and not is_number(validation):
-        validation = check_rows(validation, "validation", dim=model.dim, columns=model.columns).to(rows)
-    train, held_out = split_rows(rows, validation, seed)
-    check_training_table(train, "x without its validation rows")
+        width = model.dim + model.config["context_dim"]
+        validation = check_rows(validation, "validation", dim=width, columns=model.columns).to(rows)
+    train, held_out = split_rows(beside(rows, None if context is None else context.to(rows)), validation, seed)
+    own = slice(model.dim)
+    check_training_table(train[:, own], "x without its validation rows")
+    if model.features is not None:
+        model.features.standardise(train[:, model.dim :])
     wanted = model.config["components"]
     if wanted is not None and wanted > len(train):
         raise InputError(f"components = {wanted}, expected at most the {len(train)} training rows")
     model.history = History()
     started = time.process_time()
     with seeded(seed, rows.device):
-        warm_start(model, train, held_out, seed, progress=progress)
+        warm_start(model, train[:, own], None if held_out is None else held_out[:, own], seed, progress=progress)
     start_seconds = time.process_time() - started
     try:
         model.history = fit(model, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)

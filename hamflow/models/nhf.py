@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from hamflow.densities import (
+    ContextNetwork,
     FlowEncoder,
     GaussianEncoder,
     PhaseMixture,
     draw_noise,
     importance_bound,
-    reparameterised_loss,
 )
-from hamflow.errors import InputError, check_positive, check_rows
+from hamflow.errors import InputError, check_positive
 from hamflow.flow import PhaseFlow
 from hamflow.interop.foreign import inverse_and_log_det
 from hamflow.models.certificate import Certificate, certify
+from hamflow.models.conditional import bound_loss, check_context, check_pair, check_positions, draw, features_of, weigh
 from hamflow.models.fitting import fit_density
 from hamflow.models.parts import check_config, fresh_base, fresh_parts
 from hamflow.models.storage import SavedModel, name_parts, of_this_version, saved_history, write_model
@@ -53,6 +54,9 @@ class NHF(nn.Module):
 
     Args:
         dim: d, the number of columns.
+        context_dim: columns of a context that the density depends on, p(x | c); none is an ordinary density. Then the
+            steps, the base and the encoder see features of the context that a network of their own makes.
+        context_features: the number of these.
         n_steps: the number of Hamiltonian steps.
         width: the number of ridges of each potential.
         dt: the time step.
@@ -92,7 +96,9 @@ class NHF(nn.Module):
     def __init__(
         self,
         dim: int,
+        context_dim: int = 0,
         *,
+        context_features: int = 16,
         n_steps: int = 8,
         width: int = 64,
         dt: float = 0.1,
@@ -126,6 +132,7 @@ class NHF(nn.Module):
     columns: tuple[str, ...] | None
     whitening: Whitening
     lifting: Lift | None
+    features: ContextNetwork | None
     flow: PhaseFlow
     base: PhaseMixture
     drift: PhaseFlow
@@ -136,20 +143,28 @@ class NHF(nn.Module):
         for name, part in fresh_parts(self.config).items():
             setattr(self, name, part)
 
-    # Coordinates
-
-    @property
-    def transform(self) -> ComposeTransformModule:
-        """The whole map from the base to (q, p) in data coordinates, a Pyro transform of R^(2d) with log-det zero."""
-        return ComposeTransformModule([self.drift, self.flow, *self.lifts()])
-
     def lifts(self) -> list[PhaseFlow]:
         """What takes (q, p) from the coordinates of the Hamiltonian steps to those of the data."""
         return [PhaseFlow(step) for step in (self.lifting, Lift(self.whitening)) if step is not None]
 
-    def joint(self) -> dist.TransformedDistribution:
-        """The exact joint density of (q, p) as a Pyro distribution with event shape (2d,)."""
-        return dist.TransformedDistribution(self.base.distribution(), [self.transform])
+    @property
+    def transform(self) -> ComposeTransformModule:
+        """The whole map from the base to (q, p) in data coordinates, a Pyro transform of R^(2d) with log-det zero."""
+        return self.joint().transforms[0]
+
+    def joint(self, context: Any = None) -> dist.TransformedDistribution:
+        """The exact joint density of (q, p) as a Pyro distribution with event shape (2d,), and the batch of a context.
+
+        ``context`` is that of a conditional density, (*batch, context_dim).
+        """
+        flow, base = self.given(features_of(self, check_context(self, context)))
+        return dist.TransformedDistribution(base, [ComposeTransformModule([self.drift, flow, *self.lifts()])])
+
+    def given(self, features: Tensor | None) -> tuple[PhaseFlow, dist.TorchDistribution]:
+        """The steps and the base density of (q, p), given features of a context where there is one."""
+        if features is None:
+            return self.flow, self.base.distribution()
+        return self.flow.condition(features), self.base.condition(features)  # type: ignore[operator]
 
     def standardise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates of the steps and the log-det of the map to them, x of shape (n, dim) -> (n, dim), (n,)."""
@@ -160,35 +175,20 @@ class NHF(nn.Module):
         inner, lift_log_det = inverse_and_log_det(self.lifting.map, z)
         return inner, log_det + lift_log_det
 
-    def log_joint_standardised(self, z: Tensor, p: Tensor) -> Tensor:
+    def log_joint_standardised(self, z: Tensor, p: Tensor, features: Tensor | None = None) -> Tensor:
         """Log p(z, p) in the coordinates of the steps, z (n, dim) and p (*particles, n, dim) -> (*particles, n)."""
-        log_prob: Tensor = self.base.log_prob(self.drift.inv(self.flow.inv(torch.cat((z.expand_as(p), p), dim=-1))))
+        flow, base = self.given(features)
+        log_prob: Tensor = base.log_prob(self.drift.inv(flow.inv(torch.cat((z.expand_as(p), p), dim=-1))))
         return log_prob
 
-    # Training
-
     def loss(self, batch: Tensor) -> Tensor:
-        """Minus the importance-weighted bound, the mean over rows (n, dim); four times the particles in evaluation."""
-        z, log_det = self.standardise(batch)
-        p = self.encoder.rsample(z, self.particles if self.training else 4 * self.particles)
-        frozen = {name: value.detach() for name, value in self.encoder.named_parameters()}
-        log_f = torch.func.functional_call(self.encoder, frozen, (p, z.detach()))
-        log_weights = self.log_joint_standardised(z, p) + log_det - log_f
-        loss = reparameterised_loss(log_weights, p)
-        if self.training and self.sleep > 0:
-            sleep = self.sleep * self._sleep_loss(len(batch))
-            # The gradient is added, not the value: the loss that is shown remains the bound.
-            loss = loss + sleep - sleep.detach()
-        return loss
-
-    def _sleep_loss(self, n: int) -> Tensor:
-        with torch.no_grad():
-            q, p = self.flow(self.drift(self.base.sample(n))).chunk(2, dim=-1)
-        return -self.encoder(p, q).mean()
+        """Minus the importance-weighted bound, the mean over rows (n, dim + context_dim); see :func:`bound_loss`."""
+        return bound_loss(self, batch)
 
     def fit(
         self,
         x: Any,
+        context: Any = None,
         *,
         epochs: int = 200,
         batch_size: int = 256,
@@ -212,12 +212,14 @@ class NHF(nn.Module):
 
         Args:
             x: the table, (n, dim): array, tensor or data frame of finite numbers.
+            context: of a conditional density, its rows beside those of the table, (n, context_dim).
             epochs: passes over the training rows.
             batch_size: rows a step.
             learning_rate: the largest learning rate.
             weight_decay: decoupled weight decay.
             schedule: of the learning rate: ``"cosine"``, ``"plateau"`` or ``"constant"``.
-            validation: the share of rows held out, the held-out rows themselves, or None.
+            validation: the share of rows held out, the held-out rows themselves (of a conditional density with their
+                context on the right), or None.
             patience: epochs without a better validation loss before training stops; None never stops early.
             clip: the largest gradient norm.
             seed: for the split, the mixtures, the batches and the noise; the weights at the start are the model's own.
@@ -237,75 +239,81 @@ class NHF(nn.Module):
             schedule=schedule, patience=patience, seed=seed,
         )  # fmt: skip
         fit_density(
-            self, x, validation=validation, dtype=dtype, device=device, progress=progress, checkpoint=checkpoint,
-            settings=settings,
+            self, x, context, validation=validation, dtype=dtype, device=device, progress=progress,
+            checkpoint=checkpoint, settings=settings,
         )  # fmt: skip
         return self
 
-    # Use
-
-    def sample(self, n: int, *, seed: int | None = None, batch_size: int = CHUNK) -> Tensor:
-        """``n`` exact draws of q, (n, dim); the same seed and batch size give the same draws."""
-        return self.sample_joint(n, seed=seed, batch_size=batch_size)[0]
+    def sample(self, n: int, context: Any = None, *, seed: int | None = None, batch_size: int = CHUNK) -> Tensor:
+        """``n`` exact draws of q, (n, dim); given a context (*batch, context_dim), (n, *batch, dim)."""
+        return self.sample_joint(n, context, seed=seed, batch_size=batch_size)[0]
 
     @torch.no_grad()
-    def sample_joint(self, n: int, *, seed: int | None = None, batch_size: int = CHUNK) -> tuple[Tensor, Tensor]:
-        """``n`` exact draws of (q, p), each (n, dim): p is an exact draw of the momentum given q."""
+    def sample_joint(
+        self, n: int, context: Any = None, *, seed: int | None = None, batch_size: int = CHUNK
+    ) -> tuple[Tensor, Tensor]:
+        """``n`` exact draws of (q, p), each (n, *batch, dim): p is an exact draw of the momentum given q.
+
+        The same seed and batch size give the same draws.
+        """
         check_positive("n", n, integer=True)
         check_positive("batch_size", batch_size, integer=True)
-        generator = random_generator(seed, self.whitening.loc.device)
-        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-        transform = self.transform
-        q, p = torch.cat([transform(self.base.sample(size, generator)) for size in sizes]).chunk(2, dim=-1)
-        return q, p
+        x = draw(self, n, check_context(self, context), random_generator(seed, self.whitening.loc.device), batch_size)
+        return x[..., : self.dim], x[..., self.dim :]
 
-    def log_joint(self, q: Any, p: Any) -> Tensor:
-        """The exact log p(q, p) in data coordinates, q and p of shape (n, dim) -> (n,)."""
-        q, p = self._rows(q, "q"), self._rows(p, "p")
+    def log_joint(self, q: Any, p: Any, context: Any = None) -> Tensor:
+        """The exact log p(q, p) in data coordinates, q and p of shape (n, dim) -> (n,); contexts as for the rest."""
+        q, p = (check_positions(self, rows, name) for rows, name in ((q, "q"), (p, "p")))
         if q.shape != p.shape:
             raise InputError(f"p has shape {tuple(p.shape)}, expected that of q, {tuple(q.shape)}")
-        log_prob: Tensor = self.base.log_prob(self.transform.inv(torch.cat((q, p), dim=-1)))
-        return log_prob
+        law = self.joint(context)
+        return law.base_dist.log_prob(law.transforms[0].inv(torch.cat((q, p), dim=-1)))
 
-    def log_prob(self, x: Any, *, particles: int = 256, seed: int | None = 0) -> Tensor:
+    def log_prob(self, x: Any, context: Any = None, *, particles: int = 256, seed: int | None = 0) -> Tensor:
         """The importance-weighted lower bound on log p(x) with K = ``particles``, x of shape (n, dim) -> (n,).
 
-        Like :meth:`elbo` and :meth:`log_weights` it keeps a graph where ``x`` requires a gradient, and else none.
+        Of a conditional density, x (*batch, dim) and the context (*batch, context_dim) broadcast, one context for all
+        rows included. Like :meth:`elbo` and :meth:`log_weights` it keeps a graph where ``x`` requires a gradient, and
+        else none.
         """
-        return importance_bound(self.log_weights(x, particles=particles, seed=seed))
+        return importance_bound(self.log_weights(x, context, particles=particles, seed=seed))
 
-    def elbo(self, x: Any, *, particles: int = 256, seed: int | None = 0) -> Tensor:
+    def elbo(self, x: Any, context: Any = None, *, particles: int = 256, seed: int | None = 0) -> Tensor:
         """The single-sample bound, averaged over ``particles`` draws, x of shape (n, dim) -> (n,)."""
-        return self.log_weights(x, particles=particles, seed=seed).mean(0)
+        return self.log_weights(x, context, particles=particles, seed=seed).mean(0)
 
     def log_weights(
-        self, x: Any, *, particles: int, seed: int | None = 0, noise: Callable[[Tensor], Tensor] | None = None
+        self,
+        x: Any,
+        context: Any = None,
+        *,
+        particles: int,
+        seed: int | None = 0,
+        noise: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Log p(x, p_k) - log f(p_k | x) for ``particles`` draws of the encoder, x of shape (n, dim) -> (K, n).
 
         ``noise`` takes the place of the seed: a function from rows (m, dim) to standard normals (K, m, dim).
         """
         check_positive("particles", particles, integer=True)
-        rows = self._rows(x, "x")
+        rows, contexts, batch = check_pair(self, x, context)
         generator = random_generator(seed, rows.device)
-        parts = []
+        drawn = noise or (lambda part: draw_noise(part, particles, generator))
         with torch.set_grad_enabled(torch.is_grad_enabled() and rows.requires_grad):
-            for part in rows.split(max(1, CHUNK // particles)):
-                z, log_det = self.standardise(part)
-                e = draw_noise(z, particles, generator) if noise is None else noise(part)
-                p, log_f = self.encoder.colour(e, z)
-                parts.append(self.log_joint_standardised(z, p) + log_det - log_f)
-        # Where a momentum leaves the finite numbers its weight is zero: the bound remains one.
-        return torch.cat(parts, dim=1).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+            weights = weigh(self, rows, contexts, drawn, max(1, CHUNK // particles))
+        return weights.unflatten(1, batch)
 
     def certificate(
         self, x: Any, *, particles: int = 1000, n_model: int = 200, exact: bool = True, seed: int = 0
     ) -> Certificate:
         """How tight the bound is, on rows x (n, dim) and on ``n_model`` draws of the model; see :class:`Certificate`.
 
-        ``exact`` adds the quadrature over the momentum where there are one or two columns.
+        ``exact`` adds the quadrature over the momentum where there are one or two columns. A conditional
+        density has none.
         """
-        return certify(self, self._rows(x, "x"), particles=particles, n_model=n_model, exact=exact, seed=seed)
+        return certify(
+            self, check_positions(self, x, "x"), particles=particles, n_model=n_model, exact=exact, seed=seed
+        )
 
     def potential(self, q: Any) -> Tensor:
         """V(q) of the fixed-kinetic mode in standardised coordinates, q of shape (n, dim) -> (n,).
@@ -315,7 +323,7 @@ class NHF(nn.Module):
         """
         if self.config["layerwise"]:
             raise InputError("layerwise = True, expected False: one autonomous potential is needed to read it")
-        z = self.standardise(self._rows(q, "q"))[0]
+        z = self.standardise(check_positions(self, q, "q"))[0]
         return self.flow.step.hamiltonian.potential(z)  # type: ignore[union-attr, operator]
 
     def save(self, path: str | Path) -> None:
@@ -333,12 +341,9 @@ class NHF(nn.Module):
         """The model that :meth:`save` described; :func:`hamflow.load` calls this."""
         with of_this_version("NHF"):
             model = cls(**saved.config)
-            model.base = fresh_base(model.config, saved.facts["components"])
+            model.base = fresh_base(model.config, saved.facts["components"])  # type: ignore[assignment]
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
             model.load_state_dict(saved.state)
             model.history, names = saved_history(saved), saved.facts["columns"]
             model.columns = None if names is None else tuple(names)
         return model.eval()
-
-    def _rows(self, x: Any, name: str) -> Tensor:
-        return check_rows(x, name, dim=self.dim, columns=self.columns).to(self.whitening.loc)

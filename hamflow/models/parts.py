@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Transform
 
-from hamflow.densities import FlowEncoder, GaussianEncoder, PhaseMixture
+from hamflow.densities import ContextNetwork, FlowEncoder, GaussianEncoder, MixtureNetwork, PhaseMixture
 from hamflow.densities.warm_start import CANDIDATES
 from hamflow.energies import QuadraticKinetic
 from hamflow.errors import InputError, check_choice, check_positive, check_seed, is_number
@@ -27,6 +27,9 @@ def check_config(config: dict[str, Any]) -> None:
     """Raise :class:`InputError` where a setting of :class:`hamflow.NHF` is out of range or contradicts another."""
     for name in ("dim", "n_steps", "width", "encoder_width", "lift_layers", "lift_width", "particles"):
         check_positive(name, config[name], integer=True)
+    if config["context_dim"] != 0:
+        check_positive("context_dim", config["context_dim"], integer=True)
+    check_positive("context_features", config["context_features"], integer=True)
     check_positive("dt", config["dt"])
     check_seed("seed", config["seed"])
     check_choice("scheme", config["scheme"], tuple(SCHEMES))
@@ -45,37 +48,48 @@ def check_config(config: dict[str, Any]) -> None:
         raise InputError(f"sleep = {sleep!r}, expected a finite weight >= 0")
 
 
-def fresh_base(config: dict[str, Any], components: int) -> PhaseMixture:
+def fresh_base(config: dict[str, Any], components: int) -> PhaseMixture | MixtureNetwork:
     """A base over (q, p): one diagonal Gaussian, or a mixture whose components are full where there are few columns."""
+    if config["context_dim"]:
+        alone = config["base"] == "gaussian"
+        covariance = "full" if config["dim"] <= FEW and not alone else "diagonal"
+        return MixtureNetwork(
+            config["dim"], config["context_features"], components, covariance=covariance, gaussian=alone
+        )
     if config["base"] == "gaussian":
         return PhaseMixture(config["dim"], covariance="diagonal", gaussian=True)
     return PhaseMixture(config["dim"], components, covariance="full" if config["dim"] <= FEW else "block")
 
 
 def fresh_parts(config: dict[str, Any]) -> dict[str, nn.Module | None]:
-    """The whitening, the lift, the steps, the base, the drift back and the encoder, on the CPU.
+    """The whitening, the lift, the features of a context, the steps, the base, the drift back and the encoder.
 
-    A lift of the caller's own is taken as it is; everything else is new, and the same for the same seed.
+    A lift of the caller's own is taken as it is; everything else is new, on the CPU, and the same for the same seed.
 
     Raises:
         InputError: the lift is not a bijection of R^d.
     """
     dim, n_steps, dt = config["dim"], config["n_steps"], config["dt"]
     scheme = SCHEMES[config["scheme"]]
+    features = config["context_features"] if config["context_dim"] else 0
     with seeded(config["seed"]):
         lifting = _lifting(config)
         energy = layered_hamiltonian(
-            dim, n_steps=n_steps, width=config["width"], dt=dt, scheme=scheme, layerwise=config["layerwise"]
-        )
+            dim, n_steps=n_steps, width=config["width"], dt=dt, scheme=scheme, layerwise=config["layerwise"],
+            context_dim=features,
+        )  # fmt: skip
         build = FlowEncoder if config["encoder"] == "flow" else GaussianEncoder
         return {
             "whitening": Whitening(dim),
             "lifting": lifting,
+            "features": ContextNetwork(config["context_dim"], features) if features else None,
             "flow": PhaseFlow(Splitting(energy, scheme), n_steps=n_steps, dt=dt),
             "base": fresh_base(config, config["components"] or 1),
             # With fresh potentials the steps are free motion; this takes it back first, so the whole is the identity.
             "drift": PhaseFlow(Drift(QuadraticKinetic(dim)), dt=n_steps * dt, reverse=True),
-            "encoder": build(dim, width=config["encoder_width"], covariance="full" if dim <= FEW else "shared"),
+            "encoder": build(
+                dim, width=config["encoder_width"], covariance="full" if dim <= FEW else "shared", context_dim=features
+            ),
         }
 
 

@@ -45,7 +45,7 @@ def warm_start(model: NHF, rows: Tensor, held_out: Tensor | None, seed: int, *, 
     """
     kind, mixture = _choose(model, rows, _folds(rows, held_out, seed), seed, progress)
     model.whitening.estimate(rows, kind)
-    model.base = fresh_base(model.config, len(mixture.weights)).to(model.whitening.loc)
+    model.base = fresh_base(model.config, len(mixture.weights)).to(model.whitening.loc)  # type: ignore[assignment]
     model.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
 
 

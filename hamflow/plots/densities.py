@@ -163,6 +163,8 @@ def positions(model: NHF, n: int, *, seed: int = 0) -> Tensor:
         torch.Size([4, 5, 2])
     """
     check_positive("n", n, integer=True)
+    if model.features is not None:
+        raise InputError("model is a conditional density, expected one without a context")
     flow, device = model.flow, model.whitening.loc.device
     start = model.base.sample(n, torch.Generator(device).manual_seed(seed))
     path = [start[:, : model.dim]]

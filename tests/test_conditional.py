@@ -1,0 +1,181 @@
+"""Densities, flows and energies that depend on a context."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from members import shaken
+
+import hamflow as hf
+from hamflow.densities import MixtureNetwork, PhaseMixture
+from hamflow.energies.conditional import beside
+
+
+def conditional(**settings):
+    """A small conditional density with every part away from where it starts."""
+    torch.manual_seed(1)
+    model = hf.NHF(2, 3, n_steps=3, width=8, context_features=4, **settings).double()
+    shaken(model.flow)
+    with torch.no_grad():
+        model.base.head.weight.normal_(0, 0.3)
+        for weight in model.encoder.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+@pytest.fixture
+def rows():
+    """Positions, contexts and momenta of seven rows."""
+    torch.manual_seed(0)
+    return torch.randn(7, 2).double(), torch.randn(7, 3).double(), torch.randn(7, 2).double()
+
+
+def test_gradient_of_a_conditioned_energy_is_that_of_autograd():
+    energy = hf.ConditionedEnergy(shaken(hf.RidgePotential(5, width=6)).double(), torch.randn(4, 3).double())
+    q = torch.randn(6, 4, 2, dtype=torch.float64, requires_grad=True)
+    by_autograd = torch.autograd.grad(energy(q).sum(), q)[0]
+    assert torch.allclose(energy.gradient(q), by_autograd, atol=1e-12)
+
+
+def test_a_conditional_flow_is_symplectic_and_undoes_itself_whatever_the_context():
+    torch.manual_seed(0)
+    flow = hf.hamiltonian(4, 3, n_steps=5, width=8).double()
+    shaken(flow)
+    context, x = torch.randn(3).double(), torch.randn(4).double()
+    given = flow.condition(context)
+    jacobian = torch.autograd.functional.jacobian(given, x)
+    unit = torch.eye(2, dtype=torch.float64)
+    form = torch.cat((torch.cat((0 * unit, unit), 1), torch.cat((-unit, 0 * unit), 1)))
+    assert (jacobian.mT @ form @ jacobian - form).abs().max() < 1e-12
+    assert (given.inv(given(x)) - x).abs().max() < 1e-12
+    assert (given(x) - flow.condition(context + 1)(x)).abs().max() > 1e-3
+
+
+def test_a_flow_given_a_context_trains_in_a_transformed_distribution():
+    torch.manual_seed(0)
+    flow = hf.hamiltonian(2, 1, n_steps=3, width=8)
+    base = dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
+    law = dist.TransformedDistribution(base, [flow.condition(torch.zeros(5, 1))])
+    law.log_prob(torch.randn(5, 2)).sum().backward()
+    assert flow.step.hamiltonian.potential.amplitude.grad.abs().max() > 0
+
+
+def test_every_shape_of_rows_and_contexts_gives_the_numbers_of_single_rows(rows):
+    model, (x, c, p) = conditional(), rows
+    noise = lambda part: torch.ones(2, *part.shape, dtype=part.dtype)  # noqa: E731
+    single = torch.cat([model.log_weights(x[i : i + 1], c[i : i + 1], particles=2, noise=noise) for i in range(7)], 1)
+    assert torch.allclose(model.log_weights(x, c, particles=2, noise=noise), single, atol=1e-12)
+    grid = model.log_weights(x[:, None], c, particles=2, noise=noise)
+    assert grid.shape == (2, 7, 7) and torch.allclose(grid.diagonal(dim1=1, dim2=2), single, atol=1e-12)
+    assert torch.allclose(model.log_weights(x, c[2], particles=2, noise=noise), grid[:, :, 2], atol=1e-12)
+    assert model.log_weights(x[0], c, particles=2, noise=noise).shape == (2, 7)
+    joint = model.log_joint(x, p, c)
+    assert torch.allclose(joint[3], model.log_joint(x[3], p[3], c[3]), atol=1e-12)
+    assert torch.allclose(joint, model.joint(c).log_prob(torch.cat((x, p), -1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_draws_have_the_batch_of_the_context_and_repeat(batch):
+    model, context = conditional(), torch.randn(*batch, 3)
+    one, other = (model.sample(5, context, seed=3, batch_size=4) for _ in range(2))
+    assert one.shape == (5, *batch, 2) and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("encoder", ["gaussian", "flow"])
+def test_the_density_given_a_context_has_mass_one_and_is_that_of_its_draws(encoder):
+    torch.manual_seed(0)
+    model = conditional(encoder=encoder)
+    context = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)
+    edges = torch.linspace(-8, 8, 81, dtype=torch.float64)
+    grid = torch.cartesian_prod(edges, edges)
+    density = model.log_prob(grid, context, particles=64, seed=0).exp()
+    assert density.sum() * 0.2**2 == pytest.approx(1.0, abs=0.01)
+    mean = (density[:, None] * grid).sum(0) * 0.2**2
+    draws = model.sample(20_000, context, seed=0)
+    assert torch.allclose(draws.mean(0), mean, atol=4 * float(draws.std()) / 20_000**0.5 + 0.02)
+
+
+def test_the_mixture_given_features_is_pyros_own():
+    torch.manual_seed(0)
+    base = MixtureNetwork(2, features=3, components=4, gaussian=True).double()
+    torch.nn.init.normal_(base.head.weight)
+    features, x = torch.randn(5, 3).double(), torch.randn(6, 5, 4).double()
+    given = base.condition(features)
+    spread = torch.linalg.inv(given.precision_factor()).tril()
+    by_pyro = dist.MixtureSameFamily(
+        dist.Categorical(logits=given.logits), dist.MultivariateNormal(given.loc, scale_tril=spread)
+    )
+    momentum = dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)
+    assert torch.allclose(given.log_prob(x), by_pyro.log_prob(x[..., :2]) + momentum.log_prob(x[..., 2:]), atol=1e-10)
+    draws = given.sample((20_000,))
+    error = draws[..., :2].mean(0) - by_pyro.mean
+    assert (error.abs() < 5 * draws[..., :2].std(0) / 20_000**0.5).all()
+
+
+def test_a_fresh_mixture_is_the_one_it_was_set_to_whatever_the_features():
+    torch.manual_seed(0)
+    numbers = (torch.tensor([0.3, 0.7]), torch.randn(2, 2), 0.5 * torch.eye(2).expand(2, 2, 2) + 0.1, 4.0)
+    plain, told = PhaseMixture(2, 2), MixtureNetwork(2, 3, 2)
+    for mixture in (plain, told):
+        mixture.set_positions(*(x.double() if isinstance(x, torch.Tensor) else x for x in numbers))
+    x = torch.randn(5, 4)
+    assert torch.allclose(told.condition(torch.randn(5, 3)).log_prob(x), plain.log_prob(x), atol=1e-5)
+
+
+def test_a_fit_finds_a_conditional_density_that_is_known():
+    torch.manual_seed(0)
+    c = torch.rand(2000, 1) * 4 - 2
+    x = torch.sin(c) + 0.1 * (1 + c.abs()) * torch.randn(2000, 1)
+    model = hf.NHF(1, 1, n_steps=3, width=16).fit(x, c, epochs=40, progress=False, seed=0)
+    at = torch.tensor([[-1.5], [0.0], [1.5]])
+    draws = model.sample(4000, at, seed=0)[..., 0]
+    assert torch.allclose(draws.mean(0), torch.sin(at[:, 0]), atol=0.08)
+    assert torch.allclose(draws.std(0), 0.1 * (1 + at[:, 0].abs()), rtol=0.2)
+    exact = -0.5 - math.log(0.1) - 0.5 * math.log(2 * math.pi) - torch.log1p(c.abs()).mean()
+    assert model.log_prob(x, c).mean() == pytest.approx(float(exact), abs=0.1)
+
+
+def test_a_conditional_density_is_saved_and_resumed(tmp_path, rows):
+    x, c = (torch.randn(60, n) for n in (2, 3))
+    whole, parts = (hf.NHF(2, 3, n_steps=2, width=4, max_components=2) for _ in range(2))
+    whole.fit(x, c, epochs=4, schedule="constant", progress=False)
+    for epochs in (2, 4):
+        parts.fit(x, c, epochs=epochs, schedule="constant", progress=False, checkpoint=tmp_path / "run")
+    assert torch.equal(parts.log_prob(x, c), whole.log_prob(x, c))
+    whole.save(tmp_path / "model")
+    assert torch.equal(hf.load(tmp_path / "model").log_prob(x, c), whole.log_prob(x, c))
+
+
+ROWS, CONTEXT = torch.randn(30, 2), torch.randn(30, 3)
+REFUSED = {
+    "missing": (lambda m: m.log_prob(ROWS), r"context is None, expected one of shape \(\*batch, 3\)"),
+    "missing in fit": (lambda m: m.fit(ROWS, epochs=1), "context is None"),
+    "not needed": (lambda m: hf.NHF(2).sample(3, CONTEXT), "context is a Tensor, expected None"),
+    "width": (lambda m: m.sample(3, CONTEXT[:, :2]), r"context has shape \(30, 2\), expected \(\*batch, 3\)"),
+    "number": (lambda m: m.sample(3, 1.0), r"context has shape \(\), expected \(\*batch, 3\)"),
+    "rows": (lambda m: m.log_prob(ROWS, CONTEXT[:7]), r"context has shape \(7, 3\) for x of shape \(30, 2\)"),
+    "rows in fit": (lambda m: m.fit(ROWS, CONTEXT[:7], epochs=1), r"context has shape \(7, 3\), expected \(30, 3\)"),
+    "nan": (lambda m: m.sample(3, CONTEXT * torch.nan), "context has 90 NaN or infinite entries"),
+    "context_dim": (lambda m: hf.NHF(2, -1), "context_dim = -1, expected a positive integer"),
+    "certificate": (lambda m: m.certificate(ROWS), "context is None"),
+    "trajectories": (lambda m: hf.plots.plot_trajectories(m), "model is a conditional density"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused_by_name(name):
+    call, message = REFUSED[name]
+    with pytest.raises(hf.InputError, match=message):
+        call(conditional())
+
+
+def test_only_a_splitting_takes_a_context():
+    step = hf.ImplicitMidpoint(hf.SeparableHamiltonian(hf.QuadraticKinetic(1), hf.RidgePotential(2)))
+    with pytest.raises(hf.InputError, match="step is a ImplicitMidpoint, expected a Splitting"):
+        hf.PhaseFlow(step).condition(torch.zeros(1))
+
+
+def test_rows_and_context_of_other_batches_are_refused():
+    with pytest.raises(hf.InputError, match=r"context has shape \(4, 3\) beside rows of shape \(5, 2\)"):
+        beside(torch.zeros(5, 2), torch.zeros(4, 3))
