@@ -1,7 +1,9 @@
 """Densities, flows and energies that depend on a context."""
 
+import copy
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -10,6 +12,7 @@ from members import shaken
 import hamflow as hf
 from hamflow.densities import MixtureNetwork, PhaseMixture
 from hamflow.energies.conditional import beside
+from hamflow.inference import PhaseMap
 
 
 def conditional(**settings):
@@ -179,3 +182,104 @@ def test_only_a_splitting_takes_a_context():
 def test_rows_and_context_of_other_batches_are_refused():
     with pytest.raises(hf.InputError, match=r"context has shape \(4, 3\) beside rows of shape \(5, 2\)"):
         beside(torch.zeros(5, 2), torch.zeros(4, 3))
+
+
+# The guide
+
+
+def amortised():
+    """A model of data with a known posterior, and a guide that sees their mean."""
+
+    def model(x):
+        m = pyro.sample("m", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m, 1.0).to_event(1), obs=x)
+
+    return model, hf.AutoHamiltonianFlow(model, n_steps=2, width=8, context=lambda x: x.mean(0))
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_the_map_of_a_guide_given_a_context_has_the_density_it_says(dim):
+    torch.manual_seed(0)
+    phase = PhaseMap(dim, n_steps=2, width=6, context_dim=2).double()
+    with torch.no_grad():
+        for values in phase.parameters():
+            values.add_(0.3 * torch.randn_like(values))
+    context, noise = torch.randn(2).double(), torch.randn(2 * dim).double()
+    features, flow, start, log_scale = phase._given(context)
+
+    def inner(e):
+        return flow(start + log_scale.exp() * torch.cat((e[:dim] - e[dim:], e[dim:])))
+
+    def to_phase(e):
+        return torch.cat((phase(e, context)[0], inner(e)[dim:]))
+
+    log_det = torch.linalg.slogdet(torch.autograd.functional.jacobian(to_phase, noise))[1]
+    y, p = inner(noise)[None].chunk(2, -1)
+    log_r = phase.encoder(p, beside(y, features))[0]
+    torch.testing.assert_close(phase(noise, context)[1], log_r + log_det)
+    assert (phase(noise, context + 1)[0] - phase(noise, context)[0]).abs().max() > 1e-3
+
+
+def test_the_density_of_a_guide_given_a_context_integrates_to_one():
+    torch.manual_seed(0)
+    phase = PhaseMap(1, n_steps=2, width=6, context_dim=2).double()
+    with torch.no_grad():
+        for values in phase.parameters():
+            values.add_(0.2 * torch.randn_like(values))
+        context, grid = torch.randn(2).double(), torch.linspace(-15, 15, 3001).double()[:, None]
+        density = phase.log_density(grid, 400, context).exp().mean(0)
+        draws = phase(torch.randn(20_000, 2).double(), context)[0]
+    assert float(density.sum()) * 0.01 == pytest.approx(1, abs=0.01)
+    assert float(draws.mean()) == pytest.approx(float((density * grid[:, 0]).sum() * 0.01), abs=0.03)
+
+
+def test_an_amortised_guide_knows_posteriors_of_data_that_it_never_saw():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    model, guide = amortised()
+    loss = pyro.infer.Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
+    svi = pyro.infer.SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.02, "lrd": 0.05 ** (1 / 400)}), loss)
+    for _ in range(400):
+        svi.step(torch.randn(2) + torch.randn(5, 2))
+    for shift in (-1.0, 0.5):
+        x = shift + torch.randn(5, 2)
+        draws = guide.sample_posterior(4000, x, seed=0)["m"]
+        # Conjugate: mean sum(x) / 6, variance 1 / 6.
+        assert torch.allclose(draws.mean(0), x.sum(0) / 6, atol=0.15)
+        assert torch.allclose(draws.std(0), torch.full((2,), 6**-0.5), rtol=0.25)
+
+
+def test_a_guide_with_a_context_is_copied_saved_and_loaded():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    guide = amortised()[1]
+    x = torch.randn(5, 2)
+    guide(x)
+    twin = copy.deepcopy(guide)
+    assert torch.equal(twin.sample_posterior(3, x, seed=1)["m"], guide.sample_posterior(3, x, seed=1)["m"])
+    fresh = amortised()[1]
+    fresh(x + 1)
+    with torch.no_grad():
+        guide.values.add_(0.1)
+    fresh.load_state_dict(guide.state_dict())
+    assert torch.equal(fresh.sample_posterior(3, x, seed=1)["m"], guide.sample_posterior(3, x, seed=1)["m"])
+
+
+def test_contexts_that_a_guide_cannot_take_are_refused():
+    pyro.clear_param_store()
+    model, guide = amortised()
+    with pytest.raises(hf.InputError, match="context is a Tensor, expected a function"):
+        hf.AutoHamiltonianFlow(model, context=torch.zeros(2))
+    guide(torch.zeros(5, 2))
+    with pytest.raises(hf.InputError, match="guide has a context"):
+        hf.HamiltonianReparam(guide)
+    pyro.clear_param_store()
+    scalar = hf.AutoHamiltonianFlow(model, context=lambda x: x.mean())
+    with pytest.raises(hf.InputError, match=r"context gives shape \(\), expected a vector"):
+        scalar(torch.zeros(5, 2))
+    pyro.clear_param_store()
+    growing = hf.AutoHamiltonianFlow(model, context=lambda x: x[:, 0])
+    growing(torch.zeros(5, 2))
+    with pytest.raises(hf.InputError, match=r"context gives shape \(6,\), expected that of before, \(5,\)"):
+        growing(torch.zeros(6, 2))

@@ -51,15 +51,17 @@ class AutoHamiltonianFlow(AutoContinuous):
     Args:
         model: a Pyro model.
         n_steps, width: see :class:`hamflow.inference.PhaseMap`.
+        context: what the posterior depends on, a function of the model's arguments that gives numbers of about the
+            size of one, (c,): the guide then learns the posteriors of all data that it is trained on at once.
         start: ``"median"``: at ``init_loc_fn`` with ``init_scale``; ``"prior"``: as wide as the prior;
             ``"laplace"``: as the Gaussian that matches the posterior at its mode, if there is one; ``"best"``: the one
-            of the three that has the best bound.
+            of the three that has the best bound; with a context, which stands for many posteriors, the prior.
         init_loc_fn: where latents start, as for Pyro's guides.
         init_scale: the standard deviation of the unconstrained latents at the start.
         seed: for the weights at the start.
 
     Raises:
-        InputError: an argument is out of range.
+        InputError: an argument is out of range; (when called) the context is no vector, or of another size than it was.
         RuntimeError: (when first called) the model has no continuous latent variable.
 
     References:
@@ -92,6 +94,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         *,
         n_steps: int = 3,
         width: int = 32,
+        context: Callable[..., Tensor] | None = None,
         start: str = "best",
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = _SPREAD,
@@ -100,6 +103,8 @@ class AutoHamiltonianFlow(AutoContinuous):
         check_choice("start", start, STARTS)
         check_positive("init_scale", init_scale)
         check_seed("seed", seed)
+        if context is not None and not callable(context):
+            raise InputError(f"context is a {type(context).__name__}, expected a function of the model's arguments")
         super().__init__(model, init_loc_fn=init_loc_fn)
         self._settings = {"n_steps": n_steps, "width": width}
         # What is out of range is said here, not at the first call.
@@ -107,6 +112,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         # Pyro's own is the model with its sites at ``init_loc_fn``; a tuple, so that it is no part of this module.
         self._free_model = (model,)
         self._start, self._init_scale, self._seed = start, float(init_scale), seed
+        self._context = context
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AutoHamiltonianFlow:
         # Pyro's own way drops the model from the original too.
@@ -124,12 +130,40 @@ class AutoHamiltonianFlow(AutoContinuous):
         self._check_structure(*args, **kwargs)
         loc = self._init_loc()
         scale_tril = self._init_scale * torch.eye(self.latent_dim, dtype=loc.dtype, device=loc.device)
+        context = self._told(*args, **kwargs)
         with seeded(self._seed, loc.device):
-            phase = PhaseMap(self.latent_dim, **self._settings).to(device=loc.device, dtype=loc.dtype)
+            size = 0 if context is None else len(context)
+            phase = PhaseMap(self.latent_dim, context_dim=size, **self._settings).to(device=loc.device, dtype=loc.dtype)
             loc, scale_tril = self._first(loc, scale_tril, *args, **kwargs)
         phase.set_affine(loc, scale_tril)
         self.phase, values = Packed.of(phase)
         self.values = PyroParam(values)  # type: ignore[assignment]
+
+    @property
+    def has_context(self) -> bool:
+        """Whether it learns the posteriors of many data at once."""
+        return self._context is not None
+
+    def _told(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        # The context of these data, (c,).
+        if self._context is None:
+            return None
+        context = torch.as_tensor(self._context(*args, **kwargs))
+        if context.ndim != 1 or not len(context):
+            raise InputError(f"context gives shape {tuple(context.shape)}, expected a vector (c,)")
+        return context.detach()
+
+    def _seen(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        # The same, as the flow takes it.
+        context = self._told(*args, **kwargs)
+        if context is None:
+            return None
+        known: Tensor = self.phase.module.features.loc  # type: ignore[union-attr, assignment]
+        if context.shape != known.shape:
+            raise InputError(
+                f"context gives shape {tuple(context.shape)}, expected that of before, {tuple(known.shape)}"
+            )
+        return context.to(self.values)
 
     def _first(self, loc: Tensor, scale_tril: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         # Mean and root of the covariance at the start; the first ones are Pyro's.
@@ -137,15 +171,16 @@ class AutoHamiltonianFlow(AutoContinuous):
             return self.log_joint(z, *args, **kwargs)
 
         found = [(loc, scale_tril)]
-        if self._start in ("best", "prior"):
+        start = "prior" if self._start == "best" and self._context is not None else self._start
+        if start in ("best", "prior"):
             found.append(prior_moments(lambda: self._prior_draw(*args, **kwargs)))
-        if self._start == "laplace" or (self._start == "best" and self.latent_dim <= _CURVED):
+        if start == "laplace" or (start == "best" and self.latent_dim <= _CURVED):
             try:
                 found.append(laplace(log_density, loc))
             except InputError:
-                if self._start == "laplace":
+                if start == "laplace":
                     raise
-        if self._start != "best":
+        if start != "best":
             return found[-1]
         return max(found, key=lambda start: gaussian_bound(log_density, *start))
 
@@ -196,7 +231,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         """The unconstrained latent, (*batch, latent_dim); noise and momentum are auxiliary sites."""
         name = self._pyro_name
         noise = pyro.sample(f"_{name}_noise", self.get_base_dist(), infer={"is_auxiliary": True})
-        q, log_weight = self.phase(self.values, "forward", noise)
+        q, log_weight = self.phase(self.values, "forward", noise, self._seen(*args, **kwargs))
         if am_i_wrapped():
             pyro.factor(f"_{name}_momentum", -log_weight, has_rsample=True)
         return q
@@ -205,16 +240,16 @@ class AutoHamiltonianFlow(AutoContinuous):
         """The law of the unconstrained latent; its density is a bound, by importance sampling of the momentum."""
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        return PhaseMarginal(self.phase, self.values)
+        return PhaseMarginal(self.phase, self.values, context=self._seen(*args, **kwargs))
 
     def get_base_dist(self) -> dist.TorchDistribution:
         """The law of the noise, (2 latent_dim,)."""
-        like = self.values
-        return dist.Normal(like.new_zeros(()), like.new_ones(())).expand([2 * self.latent_dim]).to_event(1)
+        zeros = self.values.new_zeros(2 * self.latent_dim)
+        return dist.Normal(zeros, torch.ones_like(zeros), validate_args=False).to_event(1)
 
     def get_transform(self, *args: Any, **kwargs: Any) -> NoiseMap:
         """From the noise to the latent; its log-det counts the momentum's law, as :class:`HamiltonianReparam` needs."""
-        return NoiseMap(self.phase, self.values.detach())
+        return NoiseMap(self.phase, self.values.detach(), context=self._seen(*args, **kwargs))
 
     @torch.no_grad()
     def sample_posterior(self, n: int, *args: Any, seed: int | None = None, **kwargs: Any) -> dict[str, Tensor]:
@@ -223,9 +258,9 @@ class AutoHamiltonianFlow(AutoContinuous):
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
         if seed is None:
-            return self.sites(self.get_posterior().sample((n,)))
+            return self.sites(self.get_posterior(*args, **kwargs).sample((n,)))
         with seeded(seed, self.values.device):
-            return self.sites(self.get_posterior().sample((n,)))
+            return self.sites(self.get_posterior(*args, **kwargs).sample((n,)))
 
     def sites(self, latent: Tensor) -> dict[str, Tensor]:
         """Constrained values by site, (*batch, latent_dim) -> (*batch, *shape of the site)."""

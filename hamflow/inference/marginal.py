@@ -27,6 +27,7 @@ class NoiseMap:
     Args:
         phase: the :class:`PhaseMap`, packed.
         values: its parameters.
+        context: what it depends on, (c,), if anything.
 
     Example:
         >>> import torch
@@ -39,8 +40,8 @@ class NoiseMap:
         (torch.Size([5, 2]), torch.Size([5]))
     """
 
-    def __init__(self, phase: Packed, values: Tensor) -> None:
-        self.phase, self.values = phase, values
+    def __init__(self, phase: Packed, values: Tensor, *, context: Tensor | None = None) -> None:
+        self.phase, self.values, self.context = phase, values, context
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -53,7 +54,7 @@ class NoiseMap:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Positions of noise, (*batch, 2 d) -> (*batch, d)."""
-        q, weight = self.phase(self.values, "forward", x)
+        q, weight = self.phase(self.values, "forward", x, self.context)
         self._last = x, q, weight
         return q
 
@@ -63,7 +64,7 @@ class NoiseMap:
         last, self._last = self._last, None
         if last is not None and last[0] is x and last[1] is y:
             return last[2]
-        weight: Tensor = self.phase(self.values, "forward", x)[1]
+        weight: Tensor = self.phase(self.values, "forward", x, self.context)[1]
         return weight
 
 
@@ -76,6 +77,7 @@ class PhaseMarginal(TorchDistribution):
         phase: the :class:`PhaseMap`, packed.
         values: its parameters.
         particles: K.
+        context: what it depends on, (c,), if anything.
 
     Example:
         >>> import torch
@@ -91,8 +93,10 @@ class PhaseMarginal(TorchDistribution):
     has_rsample = True
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, phase: Packed, values: Tensor, *, particles: int = _PARTICLES) -> None:
-        self.phase, self.values, self.particles = phase, values, particles
+    def __init__(
+        self, phase: Packed, values: Tensor, *, particles: int = _PARTICLES, context: Tensor | None = None
+    ) -> None:
+        self.phase, self.values, self.particles, self.context = phase, values, particles, context
         self.dim: int = phase.module.dim  # type: ignore[assignment]
         super().__init__(torch.Size(), torch.Size((self.dim,)), validate_args=False)
 
@@ -100,9 +104,9 @@ class PhaseMarginal(TorchDistribution):
         """Draws, (*sample_shape, d)."""
         like = self.values
         noise = torch.randn(*sample_shape, 2 * self.dim, dtype=like.dtype, device=like.device)
-        found: Tensor = self.phase(like, "forward", noise)[0]
+        found: Tensor = self.phase(like, "forward", noise, self.context)[0]
         return found
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The bound, (*batch, d) -> (*batch,)."""
-        return importance_bound(self.phase(self.values, "log_density", value, self.particles))
+        return importance_bound(self.phase(self.values, "log_density", value, self.particles, self.context))

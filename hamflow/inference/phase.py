@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from pyro.nn import AutoRegressiveNN
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
-from hamflow.densities import GaussianEncoder
-from hamflow.energies import QuadraticKinetic, RidgePotential, SeparableHamiltonian
+from hamflow.densities import ContextNetwork, GaussianEncoder
+from hamflow.energies import QuadraticKinetic, RidgePotential, SeparableHamiltonian, beside
 from hamflow.errors import check_positive
 from hamflow.flow import PhaseFlow
 from hamflow.steps import SYMPLECTIC_EULER, Splitting
@@ -36,6 +36,7 @@ class PhaseMap(nn.Module):
         dim: d, the number of positions, 1 or more.
         n_steps: symplectic Euler steps: leapfrog without the last kick, which would move p alone.
         width: ridges of each potential, and of the networks of :math:`\Lambda` and r.
+        context_dim: columns of a context that all of it depends on, through features of its own; 0 is none.
 
     Raises:
         InputError: an argument is out of range.
@@ -52,21 +53,28 @@ class PhaseMap(nn.Module):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, dim: int, *, n_steps: int = 3, width: int = 32) -> None:
+    def __init__(self, dim: int, *, n_steps: int = 3, width: int = 32, context_dim: int = 0) -> None:
         super().__init__()
         for name, number in (("dim", dim), ("n_steps", n_steps), ("width", width)):
             check_positive(name, number, integer=True)
         self.dim = dim
         self.inner = nn.Parameter(torch.zeros(2, 2 * dim))
-        dt = 1 / n_steps
+        dt, told = 1 / n_steps, width if context_dim else 0
         # The scales before and after it are learned, so the mass need not be. A last kick would move p alone.
-        energy = SeparableHamiltonian(QuadraticKinetic(dim), RidgePotential(dim, width, layers=n_steps, spacing=dt))
+        potential = RidgePotential(dim + told, width, layers=n_steps, spacing=dt)
+        energy = SeparableHamiltonian(QuadraticKinetic(dim), potential)
         self.flow = PhaseFlow(Splitting(energy, SYMPLECTIC_EULER), n_steps=n_steps, dt=dt)
-        self.lift = AffineLift(dim, width) if dim > 1 else None
+        self.lift = AffineLift(dim, width, context_dim=told) if dim > 1 else None
+        self.features = ContextNetwork(context_dim, told, width=width) if context_dim else None
+        self.told = nn.Linear(told, 4 * dim, bias=False) if context_dim else None
+        if self.told is not None:
+            nn.init.zeros_(self.told.weight)
         self.loc = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
         self.lower = nn.Parameter(torch.zeros(dim, dim)) if 1 < dim <= _FULL else None
-        self.encoder = GaussianEncoder(dim, width=width, covariance="full" if dim <= _CORRELATED else "shared")
+        self.encoder = GaussianEncoder(
+            dim, width=width, covariance="full" if dim <= _CORRELATED else "shared", context_dim=told
+        )
 
     def set_affine(self, loc: Tensor, scale_tril: Tensor) -> None:
         """Let q be Gaussian of this mean and triangular root of the covariance where the map is fresh."""
@@ -84,35 +92,47 @@ class PhaseMap(nn.Module):
             unit = unit + self.lower.tril(-1)
         return self.log_scale.exp()[:, None] * unit
 
-    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions (*batch, d) of noise (*batch, 2 d), and log r(p | y) + log|det|, (*batch,)."""
+    def _given(self, context: Tensor | None) -> tuple[Tensor | None, PhaseFlow, Tensor, Tensor]:
+        # Features of the context, the flow given them, and where and how wide the flow begins.
+        if self.features is None or self.told is None:
+            return None, self.flow, self.inner[0], self.inner[1]
+        features = self.features(context)
+        start, log_scale = (self.inner + self.told(features).view_as(self.inner)).unbind()
+        return features, self.flow.condition(features), start, log_scale
+
+    def forward(self, noise: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Positions (*batch, d) of noise (*batch, 2 d) given a context (c,), and log r(p | y) + log|det|, (*batch,)."""
+        features, flow, start, log_scale = self._given(context)
         q, p = noise.chunk(2, -1)
         # Back first: the fresh flow is free motion for a unit of time, and the whole starts as the identity.
-        x = self.inner[0] + self.inner[1].exp() * torch.cat((q - p, p), -1)
-        y, p = self.flow(x).chunk(2, -1)
-        log_det = self.inner[1].sum() + self.log_scale.sum()
+        x = start + log_scale.exp() * torch.cat((q - p, p), -1)
+        y, p = flow(x).chunk(2, -1)
+        log_det = log_scale.sum() + self.log_scale.sum()
         lifted = y
         if self.lift is not None:
-            lifted, stretched = self.lift(y)
+            lifted, stretched = self.lift(y, features)
             log_det = log_det + stretched
-        rows = y.reshape(-1, self.dim)
-        log_r = self.encoder(p.reshape(rows.shape), rows).reshape(y.shape[:-1])
+        seen = beside(y, features)
+        seen = seen.reshape(-1, seen.shape[-1])
+        log_r = self.encoder(p.reshape(-1, self.dim), seen).reshape(y.shape[:-1])
         return self.loc + lifted @ self.scale_tril().mT, log_r + log_det
 
-    def log_density(self, q: Tensor, particles: int) -> Tensor:
+    def log_density(self, q: Tensor, particles: int, context: Tensor | None = None) -> Tensor:
         """Log of q(q, p) / r(p | q) at momenta drawn from r, q of shape (*batch, d) -> (particles, *batch)."""
+        features, flow, start, log_scale = self._given(context)
         centred = (q - self.loc).unsqueeze(-1)
         lifted = torch.linalg.solve_triangular(self.scale_tril(), centred, upper=False).squeeze(-1)
-        log_det = self.inner[1].sum() + self.log_scale.sum()
+        log_det = log_scale.sum() + self.log_scale.sum()
         y = lifted
         if self.lift is not None:
-            y, stretched = self.lift.inverse(lifted)
+            y, stretched = self.lift.inverse(lifted, features)
             log_det = log_det + stretched
-        rows = y.reshape(-1, self.dim)
-        p = self.encoder.rsample(rows, particles)
-        log_r = self.encoder(p, rows).reshape(particles, *y.shape[:-1])
+        seen = beside(y, features)
+        seen = seen.reshape(-1, seen.shape[-1])
+        p = self.encoder.rsample(seen, particles)
+        log_r = self.encoder(p, seen).reshape(particles, *y.shape[:-1])
         x = torch.cat((y.expand(particles, *y.shape), p.reshape(particles, *y.shape)), -1)
-        first, p = ((self.flow.inv(x) - self.inner[0]) * (-self.inner[1]).exp()).chunk(2, -1)
+        first, p = ((flow.inv(x) - start) * (-log_scale).exp()).chunk(2, -1)
         square = (first + p).square().sum(-1) + p.square().sum(-1)
         return -0.5 * square - self.dim * math.log(2 * math.pi) - log_det - log_r
 
@@ -123,6 +143,7 @@ class AffineLift(nn.Module):
     Args:
         dim: d, 2 or more.
         width: of the network of m and s; d where that is more.
+        context_dim: columns of a context that m and s see too.
 
     Example:
         >>> import torch
@@ -133,33 +154,33 @@ class AffineLift(nn.Module):
         (True, torch.Size([5]))
     """
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, *, context_dim: int = 0) -> None:
         super().__init__()
         # In the order of the model, where scales come before what they scale. Bounded units and a linear part: far out,
         # where nothing was learned, log scales go on straight.
         order: Any = torch.arange(dim)
-        self.network = AutoRegressiveNN(
-            dim, [max(width, dim)], nonlinearity=nn.Tanh(), skip_connections=True, permutation=order
+        self.network = ConditionalAutoRegressiveNN(
+            dim, context_dim, [max(width, dim)], nonlinearity=nn.Tanh(), skip_connections=True, permutation=order
         )
         for layer in (self.network.layers[-1], self.network.skip_layer):
             assert isinstance(layer, nn.Linear)
             for weights in layer.parameters():
                 nn.init.zeros_(weights)
 
-    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The map and its log-det, (*batch, d) -> (*batch, d) and (*batch,)."""
-        shift, log_scale = self._moments(y)
+        shift, log_scale = self._moments(y, context)
         return shift + log_scale.exp() * y, log_scale.sum(-1)
 
-    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The inverse, one coordinate after the other, and the log-det of the map there."""
         y = torch.zeros_like(x)
         for i in range(x.shape[-1]):
-            shift, log_scale = self._moments(y)
+            shift, log_scale = self._moments(y, context)
             solved = (x[..., i] - shift[..., i]) * (-log_scale[..., i]).exp()
             y = torch.cat((y[..., :i], solved.unsqueeze(-1), y[..., i + 1 :]), -1)
-        return y, self._moments(y)[1].sum(-1)
+        return y, self._moments(y, context)[1].sum(-1)
 
-    def _moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self.network(y)
+    def _moments(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self.network(y, y[..., :0] if context is None else context)
         return shift, _LARGEST * torch.tanh(log_scale / _LARGEST)

@@ -28,7 +28,7 @@ class HamiltonianReparam(NeuTraReparam):
         guide: a trained :class:`AutoHamiltonianFlow`.
 
     Raises:
-        InputError: it is none, or has not seen its model yet; draws have the wrong shape.
+        InputError: it is none, has not seen its model yet, or has a context; draws have the wrong shape.
 
     References:
         Hoffman et al. (2019), NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport, arXiv
@@ -56,6 +56,8 @@ class HamiltonianReparam(NeuTraReparam):
             )
         if guide.prototype_trace is None:
             raise InputError("guide has not seen its model yet, expected one that is trained")
+        if guide.has_context:
+            raise InputError("guide has a context, expected one of a single posterior: a chain walks in one")
         super().__init__(guide)
 
     def transform_sample(self, latent: Tensor) -> dict[str, Tensor]:
