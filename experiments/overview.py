@@ -14,6 +14,7 @@ MEANINGS = {
     "divergences_over_nuts": "diverging transitions of NUTS in the guide's coordinates over those of plain NUTS",
     "mean_error_sd": "largest error of a posterior mean, in standard deviations",
     "sd_error_relative": "largest relative error of a posterior standard deviation",
+    "c2st": "accuracy of a classifier that tells draws of an amortised posterior from the reference, .5 if it cannot",
     "pareto_k": "tail index of the importance weights of a guide",
     "r_hat": "of chains, the largest",
     "accepted_samples": "share of made-up videos that are close to a true motion",

@@ -15,8 +15,8 @@ from hamflow.errors import check_positive
 from hamflow.flow import PhaseFlow
 from hamflow.steps import SYMPLECTIC_EULER, Splitting
 
-#: Log scales beyond this are a runaway, not a posterior.
-_LARGEST = 10.0
+#: Log scales beyond this are a runaway, not a posterior; up to a third of it they go on straight, as a funnel's do.
+_LARGEST = 15.0
 #: Up to so many dimensions the last affine map has a full triangle, and up to so many r has correlations of its own.
 _FULL, _CORRELATED = 100, 8
 
