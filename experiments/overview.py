@@ -16,6 +16,7 @@ MEANINGS = {
     "sd_error_relative": "largest relative error of a posterior standard deviation",
     "c2st": "accuracy of a classifier that tells draws of an amortised posterior from the reference, .5 if it cannot",
     "pareto_k": "tail index of the importance weights of a guide",
+    "times_auto_iaf": "time of a training step of our guide over that of AutoIAFNormal",
     "r_hat": "of chains, the largest",
     "accepted_samples": "share of made-up videos that are close to a true motion",
     "acceleration_l1": "mean absolute error of accelerations at fresh states",

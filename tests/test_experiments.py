@@ -292,6 +292,10 @@ def test_quick_run_of_the_speed_of_training_on_videos(tmp_path: Path) -> None:
     assert {row["metric"] for row in rows} >= {"speedup_at_once", "speedup_five_frames"}
 
 
+def test_quick_run_of_the_speed_of_guides(tmp_path: Path) -> None:
+    _quick("guide_speed.py", tmp_path / "quick")
+
+
 def test_quick_run_of_posteriors(tmp_path: Path) -> None:
     _quick("posteriors.py", tmp_path / "quick")
     rows = {(row["model"], row["metric"]): row for row in json.loads((tmp_path / "quick" / "metrics.json").read_text())}
