@@ -6,6 +6,7 @@ from hamflow.inference.convert import to_arviz
 from hamflow.inference.diagnostics import Diagnosis, diagnose, log_weights
 from hamflow.inference.guides import AutoHamiltonianFlow
 from hamflow.inference.marginal import PhaseMarginal
+from hamflow.inference.observed import ObservedRows
 from hamflow.inference.phase import PhaseMap
 from hamflow.inference.reparam import HamiltonianReparam
 
@@ -15,6 +16,7 @@ __all__ = [
     "Diagnosis",
     "HamiltonianReparam",
     "ImportanceWeightedELBO",
+    "ObservedRows",
     "PhaseMap",
     "PhaseMarginal",
     "diagnose",
