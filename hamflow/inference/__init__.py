@@ -8,6 +8,7 @@ from hamflow.inference.guides import AutoHamiltonianFlow
 from hamflow.inference.marginal import PhaseMarginal
 from hamflow.inference.observed import ObservedRows
 from hamflow.inference.phase import PhaseMap
+from hamflow.inference.recorded import RecordedNUTS, sample_stats
 from hamflow.inference.reparam import HamiltonianReparam
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "ObservedRows",
     "PhaseMap",
     "PhaseMarginal",
+    "RecordedNUTS",
     "diagnose",
     "log_weights",
+    "sample_stats",
     "simulation_based_calibration",
     "to_arviz",
 ]
