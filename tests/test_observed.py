@@ -260,6 +260,7 @@ ROWS = ObservedRows(hf.NHF(2, n_steps=1, width=2))
     ("call", "message"),
     [
         (lambda: ObservedRows(NORMAL), "flow is a Normal, expected an NHF"),  # type: ignore[arg-type]
+        (lambda: ObservedRows(hf.NHF(1, 2)), "flow depends on a context"),
         (lambda: ObservedRows(ROWS.flow, particles=0), "particles = 0"),
         (lambda: ObservedRows(ROWS.flow, name=""), "name = ''"),
         (lambda: ROWS.model(torch.zeros(5)), r"q is \(5,\), expected a tensor \(\*batch, 2\)"),

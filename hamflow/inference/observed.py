@@ -71,6 +71,8 @@ class ObservedRows:
     def __init__(self, flow: NHF, *, particles: int = 1, learn: bool = False, name: str = "rows") -> None:
         if not isinstance(flow, NHF):
             raise InputError(f"flow is a {type(flow).__name__}, expected an NHF")
+        if flow.features is not None:
+            raise InputError("flow depends on a context, expected a density without one")
         if not isinstance(name, str) or not name:
             raise InputError(f"name = {name!r}, expected a word")
         check_positive("particles", particles, integer=True)
