@@ -14,6 +14,8 @@ MEANINGS = {
     "divergences_over_nuts": "diverging transitions of NUTS in the guide's coordinates over those of plain NUTS",
     "mean_error_sd": "largest error of a posterior mean, in standard deviations",
     "sd_error_relative": "largest relative error of a posterior standard deviation",
+    "p_value": "of a test of uniform ranks of truths among posterior draws: not small",
+    "evidence_gap": "exact log evidence less the bound of a guide, nats",
     "c2st": "accuracy of a classifier that tells draws of an amortised posterior from the reference, .5 if it cannot",
     "pareto_k": "tail index of the importance weights of a guide",
     "times_auto_iaf": "time of a training step of our guide over that of AutoIAFNormal",

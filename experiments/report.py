@@ -17,6 +17,7 @@ Row = dict[str, Any]
 Key = tuple[str, str, int]
 
 HIGHER_IS_BETTER = {
+    "p_value",
     "pareto_k_below_0_7",
     "bracket_contains_truth",
     "sets_better_than_realnvp",

@@ -296,6 +296,10 @@ def test_quick_run_of_the_speed_of_guides(tmp_path: Path) -> None:
     _quick("guide_speed.py", tmp_path / "quick")
 
 
+def test_quick_run_of_calibration(tmp_path: Path) -> None:
+    _quick("calibration.py", tmp_path / "quick")
+
+
 def test_quick_run_of_posteriors(tmp_path: Path) -> None:
     _quick("posteriors.py", tmp_path / "quick")
     rows = {(row["model"], row["metric"]): row for row in json.loads((tmp_path / "quick" / "metrics.json").read_text())}
