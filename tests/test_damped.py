@@ -156,7 +156,7 @@ REFUSALS = {
     "step": (lambda: Damped(pendulums(), 0.1), "step is a SeparableHamiltonian, expected a hamflow Step"),  # type: ignore[arg-type]
     "sign": (lambda: Damped(Splitting(pendulums()), -0.1), "gamma = -0.1, expected a positive number"),
     "nan": (lambda: Damped(Splitting(pendulums()), float("nan")), "gamma = nan"),
-    "shape": (lambda: Damped(Splitting(pendulums()), torch.ones(2, 2)), r"shape \(\) or \(d,\)"),
+    "shape": (lambda: Damped(Splitting(pendulums()), torch.ones(2, 2), learn=True), r"shape \(\) or \(d,\)"),
     "size": (
         lambda: Damped(Splitting(pendulum()), torch.ones(3))(torch.ones(5, 1), torch.ones(5, 1)),
         r"p has shape \(5, 1\), expected \(\*batch, 3\) as gamma has",

@@ -18,7 +18,8 @@ class QuadraticKinetic(Energy):
 
     Args:
         dim: d, the number of degrees of freedom.
-        mass: the initial mass, a number or a tensor of shape (d,).
+        mass: the initial mass, a number or a tensor of shape (d,). A diagonal one that is a tensor and not learned is
+            kept with its graph, and may be (*batch, d) or (*batch, 1), one mass a row: a latent of a model.
         structure: ``"diagonal"`` or ``"full"``.
         learn: whether the mass is a parameter.
         layers, spacing: see :class:`Energy`.
@@ -34,6 +35,7 @@ class QuadraticKinetic(Energy):
     """
 
     no_weight_decay = True
+    log_diagonal: Tensor
 
     def __init__(
         self,
@@ -48,14 +50,22 @@ class QuadraticKinetic(Energy):
         super().__init__(layers=layers, spacing=spacing)
         check_positive("dim", dim, integer=True)
         check_choice("structure", structure, ("diagonal", "full"))
-        start = torch.as_tensor(mass, dtype=torch.get_default_dtype())
-        if start.shape not in ((), (dim,)) or not (start > 0).all():
+        given = isinstance(mass, Tensor) and mass.is_floating_point()
+        kept = given and not learn and structure == "diagonal"
+        start = torch.as_tensor(mass, dtype=None if kept else torch.get_default_dtype())
+        rows = kept and start.ndim > 0 and start.shape[-1] in (1, dim)
+        # What a sampler proposes may underflow, and is its own to reject.
+        fine = (start.requires_grad and kept) or bool((start > 0).all())
+        if not fine or (start.shape not in ((), (dim,)) and not rows):
             raise InputError(f"mass = {mass!r}, expected a positive number or a positive tensor of shape ({dim},)")
         self.dim = dim
         self.structure = structure
         # Half the logarithm of the inverse mass: the logarithm of the diagonal of its factor F.
-        diagonal = (-0.5 * start.log()).expand(layers, dim).clone()
-        self.log_diagonal = nn.Parameter(diagonal, requires_grad=learn)
+        diagonal = (-0.5 * start.log()).expand(layers, *start.shape[:-1], dim).clone()
+        if kept:
+            self.register_buffer("log_diagonal", diagonal)
+        else:
+            self.log_diagonal = nn.Parameter(diagonal, requires_grad=learn)
         if structure == "full":
             self.lower = nn.Parameter(torch.zeros(layers, dim, dim), requires_grad=learn)
 

@@ -1,4 +1,4 @@
-"""Inside Pyro: guides, Markov chains in their coordinates, bounds, and diagnostics of real posteriors."""
+"""Inside Pyro: guides, Markov chains in their coordinates, bounds, diagnostics, and steps inside a model."""
 
 from hamflow.inference.bounds import ImportanceWeightedELBO
 from hamflow.inference.calibration import Calibration, simulation_based_calibration
@@ -9,6 +9,7 @@ from hamflow.inference.marginal import PhaseMarginal
 from hamflow.inference.observed import ObservedRows
 from hamflow.inference.phase import PhaseMap
 from hamflow.inference.recorded import RecordedNUTS, sample_stats
+from hamflow.inference.physics import observe_path
 from hamflow.inference.reparam import HamiltonianReparam
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "diagnose",
     "log_weights",
     "sample_stats",
+    "observe_path",
     "simulation_based_calibration",
     "to_arviz",
 ]

@@ -23,7 +23,8 @@ class Damped(Step):
 
     Args:
         step: S, the step of the system without friction.
-        gamma: the friction, a positive number or tensor of shape () or (d,), [1 / time].
+        gamma: the friction, a positive number or tensor of shape () or (d,), [1 / time]. A tensor that is not learned
+            is kept with its graph, and may be (*batch, d) or (*batch, 1), one friction a row: a latent of a model.
         learn: whether it is a parameter.
 
     Raises:
@@ -44,16 +45,23 @@ class Damped(Step):
     """
 
     no_weight_decay = True
+    log_gamma: Tensor
 
     def __init__(self, step: Step, gamma: float | Tensor, *, learn: bool = False) -> None:
         super().__init__()
         if not isinstance(step, Step):
             raise InputError(f"step is a {type(step).__name__}, expected a hamflow Step such as Splitting(H)")
-        start = torch.as_tensor(gamma, dtype=torch.get_default_dtype())
-        if start.ndim > 1 or not ((start > 0) & start.isfinite()).all():
+        kept = isinstance(gamma, Tensor) and gamma.is_floating_point() and not learn
+        start = torch.as_tensor(gamma, dtype=None if kept else torch.get_default_dtype())
+        # What a sampler proposes may overflow, and is its own to reject.
+        fine = start.requires_grad or bool(((start > 0) & start.isfinite()).all())
+        if not fine or (start.ndim > 1 and not kept):
             raise InputError(f"gamma = {gamma!r}, expected a positive number or a positive tensor of shape () or (d,)")
         self.step = step
-        self.log_gamma = nn.Parameter(start.log(), requires_grad=learn)
+        if kept:
+            self.register_buffer("log_gamma", start.log())
+        else:
+            self.log_gamma = nn.Parameter(start.log(), requires_grad=learn)
         self.order = None if step.order is None else min(2, step.order)
         self.tolerance = step.tolerance
 
@@ -103,7 +111,9 @@ class Damped(Step):
         return self.step.log_det(q, dt, n_steps) - n_steps * rates.expand(q.shape).sum(-1)
 
     def _factors(self, p: Tensor, dt: Time) -> tuple[Tensor, Tensor]:
-        if self.log_gamma.ndim and self.log_gamma.shape[0] != p.shape[-1]:
-            raise InputError(f"p has shape {tuple(p.shape)}, expected (*batch, {self.log_gamma.shape[0]}) as gamma has")
-        half = (self.log_gamma.exp() * dt / 2).exp()
+        if self.log_gamma.ndim and self.log_gamma.shape[-1] not in (1, p.shape[-1]):
+            raise InputError(
+                f"p has shape {tuple(p.shape)}, expected (*batch, {self.log_gamma.shape[-1]}) as gamma has"
+            )
+        half = (self.log_gamma.to(p).exp() * dt / 2).exp()
         return half, half * half
