@@ -37,6 +37,8 @@ HIGHER_IS_BETTER = {
     "accepted_samples",
     "elbo_minus_best_stock",
     "times_ess_per_gradient",
+    "covered_between",
+    "covered_ahead",
 }
 VERDICTS = ("short", "reached", "stretch reached")
 

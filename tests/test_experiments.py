@@ -310,6 +310,16 @@ def test_quick_run_of_posteriors(tmp_path: Path) -> None:
     assert rows["nuts_hamiltonian", "ess_per_gradient"]["value"] > 0
 
 
+def test_quick_run_of_physics_in_pyro(tmp_path: Path) -> None:
+    _quick("physics_in_pyro.py", tmp_path / "quick")
+    rows = {(row["model"], row["metric"]): row for row in json.loads((tmp_path / "quick" / "metrics.json").read_text())}
+    assert not [key for key in rows if key[1] == "failed"]
+    # From the mode on even a few steps know the ratio of gravity to length, 1.356 in the unit of the file.
+    for model in ("nuts", "auto_hamiltonian_flow"):
+        assert 9.81 / rows[model, "length_mean"]["value"] == pytest.approx(1.356, abs=0.03)
+    assert 0 <= rows["bayesian_hnn", "covered_between"]["value"] <= 1
+
+
 def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:
     _quick("lnn_speed.py", tmp_path / "quick")
     rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
