@@ -67,7 +67,7 @@ def test_uneven_times_meet_a_fine_solution() -> None:
         path, _ = observe_path("q", pendulum(1.2, 0.15), q, p, TIMES, dt=dt, noise=0.1)
         errors.append(float((path - expected).abs().max()))
     # Friction is of order 2, and so is the whole.
-    assert errors[0] < 1e-3 and 3 < errors[0] / errors[1] < 16
+    assert errors[0] < 2e-3 and 3 < errors[0] / errors[1] < 16
 
 
 def test_log_density_is_the_one_written_by_hand() -> None:
@@ -79,7 +79,7 @@ def test_log_density_is_the_one_written_by_hand() -> None:
     expected = (-0.5 * ((obs - path) / sigma) ** 2 - math.log(sigma) - 0.5 * math.log(2 * math.pi)).sum()
     trace.compute_log_prob()
     torch.testing.assert_close(trace.nodes["q"]["log_prob_sum"], expected, rtol=1e-12, atol=0)
-    assert float((path - fine(TIMES)).abs().max()) < 1e-3
+    assert float((path - fine(TIMES)).abs().max()) < 2e-3
 
 
 def test_first_frame_may_come_after_the_start_and_may_be_the_only_one() -> None:
