@@ -31,7 +31,7 @@ Mean and standard error over the seeds, which draw the noise of inference anew: 
 pendulum and stay the same. Angles alone are used, every {EVERY}th frame of the first {SEEN:g} units of time; held out
 are the other frames of that part (between) and all frames of the next {AHEAD:g} units (ahead). Residuals of the best
 fit to the whole swing, 0.011 rad, agree from frame to frame (correlation 0.75 one frame apart, 0.5 four), but the
-likelihood takes them as independent, so intervals are somewhat too narrow.
+likelihood takes them as independent, so intervals are too narrow, and bands ahead show it.
 
 The law is q'' = -(g / l) sin(q - zero) - friction q', with the angle and speed of the first frame, the zero of the
 angle and the noise unknown. The mass is not in it: angles leave its posterior at its prior. The length is the
