@@ -8,8 +8,8 @@ from hamflow.inference.guides import AutoHamiltonianFlow
 from hamflow.inference.marginal import PhaseMarginal
 from hamflow.inference.observed import ObservedRows
 from hamflow.inference.phase import PhaseMap
-from hamflow.inference.recorded import RecordedNUTS, sample_stats
 from hamflow.inference.physics import observe_path
+from hamflow.inference.recorded import RecordedNUTS, sample_stats
 from hamflow.inference.reparam import HamiltonianReparam
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
     "RecordedNUTS",
     "diagnose",
     "log_weights",
-    "sample_stats",
     "observe_path",
+    "sample_stats",
     "simulation_based_calibration",
     "to_arviz",
 ]
