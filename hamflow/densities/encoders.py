@@ -24,6 +24,7 @@ class GaussianEncoder(nn.Module):
         width: the width of the two hidden layers.
         covariance: ``"full"``: U depends on q, d (d - 1) / 2 outputs; ``"shared"``: U is one learned matrix.
         context_dim: columns of a context beside the position; q is then (n, d + context_dim) wherever it is asked for.
+        gain: a factor of all that is learned; below 1 it is learned in smaller steps.
 
     Raises:
         InputError: an argument is out of range.
@@ -37,9 +38,13 @@ class GaussianEncoder(nn.Module):
         (torch.Size([3, 5, 2]), torch.Size([3, 5]))
     """
 
-    def __init__(self, dim: int, *, width: int = 32, covariance: str = "full", context_dim: int = 0) -> None:
+    def __init__(
+        self, dim: int, *, width: int = 32, covariance: str = "full", context_dim: int = 0, gain: float = 1.0
+    ) -> None:
         super().__init__()
         check_positive("dim", dim, integer=True)
+        check_positive("gain", gain)
+        self.gain = gain
         check_positive("width", width, integer=True)
         check_choice("covariance", covariance, ("full", "shared"))
         self.dim = dim
@@ -67,8 +72,10 @@ class GaussianEncoder(nn.Module):
     def _moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Mean (n, d), log scale (n, d) and U of shape (n, d, d) or (d, d).
         outputs = self.network(q)
-        loc, log_scale = outputs[:, : self.dim] + self.linear(q), outputs[:, self.dim : 2 * self.dim]
-        below = self.lower if self.covariance == "shared" else outputs[:, 2 * self.dim :]
+        if self.gain != 1:
+            outputs = self.gain * outputs
+        loc, log_scale = outputs[:, : self.dim] + self.gain * self.linear(q), outputs[:, self.dim : 2 * self.dim]
+        below = self.gain * self.lower if self.covariance == "shared" else outputs[:, 2 * self.dim :]
         row, column = torch.tril_indices(self.dim, self.dim, -1, device=q.device)
         unit = torch.eye(self.dim, dtype=q.dtype, device=q.device).expand(*below.shape[:-1], -1, -1)
         index = (row, column) if below.ndim == 1 else (torch.arange(len(q), device=q.device)[:, None], row, column)

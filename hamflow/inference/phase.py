@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
 from hamflow.densities import ContextNetwork, GaussianEncoder
 from hamflow.energies import QuadraticKinetic, RidgePotential, SeparableHamiltonian, beside
 from hamflow.errors import check_positive
 from hamflow.flow import PhaseFlow
+from hamflow.inference.lifts import AffineLift, TailLift
 from hamflow.steps import SYMPLECTIC_EULER, Splitting
 
-#: Log scales beyond this are a runaway, not a posterior; up to a third of it they go on straight, as a funnel's do.
-_LARGEST = 15.0
+#: What the flow and r learn counts by this: where they are not needed, the noise of training does less harm.
+_GAIN = 0.3
 #: Up to so many dimensions the last affine map has a full triangle, and up to so many r has correlations of its own.
 _FULL, _CORRELATED = 100, 8
 
@@ -25,12 +24,13 @@ class PhaseMap(nn.Module):
     r"""A map from Gaussian noise to positions, with a law of the momentum that they leave behind,
 
     .. math:: \varepsilon \sim N(0, I_{2d}), \qquad (y, p) = \Phi(a + e^{s} \odot \varepsilon), \qquad
-              q = m + L\,\Lambda(y), \qquad r(p \mid y) .
+              q = m + L\,\Lambda(S(y)), \qquad r(p \mid y) .
 
-    :math:`\Phi` is a flow of symplectic steps with a potential each, which preserves volume. :math:`\Lambda` is an
-    autoregressive affine map, whose cotangent lift is a Hamiltonian step too; r lives on the momenta before that lift,
-    where it need not know of it. So :math:`\log q(q, p) / r(p \mid q) = \log N(\varepsilon) - \log|\det| - \log r(p
-    \mid y)`. Fresh, q is Gaussian, and r is the exact law of p.
+    :math:`\Phi` is a flow of symplectic steps with a potential each, which preserves volume. S gives every coordinate
+    tails and a skew of its own, and :math:`\Lambda` is an autoregressive affine map; their cotangent lifts are
+    Hamiltonian steps too, and r lives on the momenta before these, where it need not know of them. So :math:`\log
+    q(q, p) / r(p \mid q) = \log N(\varepsilon) - \log|\det| - \log r(p \mid y)`. Fresh, q is Gaussian, and r is the
+    exact law of p.
 
     Args:
         dim: d, the number of positions, 1 or more.
@@ -43,7 +43,8 @@ class PhaseMap(nn.Module):
 
     References:
         Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow, arXiv 1606.04934, for
-        :math:`\Lambda`; Agakov and Barber (2004), An auxiliary variational method, for r.
+        :math:`\Lambda`; Jones and Pewsey (2009), Sinh-arcsinh distributions, Biometrika 96, 761, for S; Agakov and
+        Barber (2004), An auxiliary variational method, for r.
 
     Example:
         >>> import torch
@@ -59,11 +60,13 @@ class PhaseMap(nn.Module):
             check_positive(name, number, integer=True)
         self.dim = dim
         self.inner = nn.Parameter(torch.zeros(2, 2 * dim))
-        dt, told = 1 / n_steps, width if context_dim else 0
-        # The scales before and after it are learned, so the mass need not be. A last kick would move p alone.
+        # A mass of the same size leaves free motion as it is for a unit of time, and kicks are weaker.
+        dt, told = _GAIN / n_steps, width if context_dim else 0
+        # The scales before and after the flow are learned, so the mass need not be.
         potential = RidgePotential(dim + told, width, layers=n_steps, spacing=dt)
-        energy = SeparableHamiltonian(QuadraticKinetic(dim), potential)
+        energy = SeparableHamiltonian(QuadraticKinetic(dim, mass=_GAIN), potential)
         self.flow = PhaseFlow(Splitting(energy, SYMPLECTIC_EULER), n_steps=n_steps, dt=dt)
+        self.tails = TailLift(dim)
         self.lift = AffineLift(dim, width, context_dim=told) if dim > 1 else None
         self.features = ContextNetwork(context_dim, told, width=width) if context_dim else None
         self.told = nn.Linear(told, 4 * dim, bias=False) if context_dim else None
@@ -73,7 +76,7 @@ class PhaseMap(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(dim))
         self.lower = nn.Parameter(torch.zeros(dim, dim)) if 1 < dim <= _FULL else None
         self.encoder = GaussianEncoder(
-            dim, width=width, covariance="full" if dim <= _CORRELATED else "shared", context_dim=told
+            dim, width=width, covariance="full" if dim <= _CORRELATED else "shared", context_dim=told, gain=_GAIN
         )
 
     def set_affine(self, loc: Tensor, scale_tril: Tensor) -> None:
@@ -107,10 +110,10 @@ class PhaseMap(nn.Module):
         # Back first: the fresh flow is free motion for a unit of time, and the whole starts as the identity.
         x = start + log_scale.exp() * torch.cat((q - p, p), -1)
         y, p = flow(x).chunk(2, -1)
-        log_det = log_scale.sum() + self.log_scale.sum()
-        lifted = y
+        lifted, log_det = self.tails(y)
+        log_det = log_det + log_scale.sum() + self.log_scale.sum()
         if self.lift is not None:
-            lifted, stretched = self.lift(y, features)
+            lifted, stretched = self.lift(lifted, features)
             log_det = log_det + stretched
         seen = beside(y, features)
         seen = seen.reshape(-1, seen.shape[-1])
@@ -123,10 +126,11 @@ class PhaseMap(nn.Module):
         centred = (q - self.loc).unsqueeze(-1)
         lifted = torch.linalg.solve_triangular(self.scale_tril(), centred, upper=False).squeeze(-1)
         log_det = log_scale.sum() + self.log_scale.sum()
-        y = lifted
         if self.lift is not None:
-            y, stretched = self.lift.inverse(lifted, features)
+            lifted, stretched = self.lift.inverse(lifted, features)
             log_det = log_det + stretched
+        y, stretched = self.tails.inverse(lifted)
+        log_det = log_det + stretched
         seen = beside(y, features)
         seen = seen.reshape(-1, seen.shape[-1])
         p = self.encoder.rsample(seen, particles)
@@ -135,52 +139,3 @@ class PhaseMap(nn.Module):
         first, p = ((flow.inv(x) - start) * (-log_scale).exp()).chunk(2, -1)
         square = (first + p).square().sum(-1) + p.square().sum(-1)
         return -0.5 * square - self.dim * math.log(2 * math.pi) - log_det - log_r
-
-
-class AffineLift(nn.Module):
-    r"""The autoregressive affine map :math:`\Lambda_i(y) = m_i(y_{<i}) + e^{s_i(y_{<i})} y_i`, the identity when fresh.
-
-    Args:
-        dim: d, 2 or more.
-        width: of the network of m and s; d where that is more.
-        context_dim: columns of a context that m and s see too.
-
-    Example:
-        >>> import torch
-        >>> from hamflow.inference.phase import AffineLift
-        >>> lift, y = AffineLift(3, 8), torch.randn(5, 3)
-        >>> x, log_det = lift(y)
-        >>> torch.equal(lift.inverse(x)[0], y), log_det.shape
-        (True, torch.Size([5]))
-    """
-
-    def __init__(self, dim: int, width: int, *, context_dim: int = 0) -> None:
-        super().__init__()
-        # In the order of the model, where scales come before what they scale. Bounded units and a linear part: far out,
-        # where nothing was learned, log scales go on straight.
-        order: Any = torch.arange(dim)
-        self.network = ConditionalAutoRegressiveNN(
-            dim, context_dim, [max(width, dim)], nonlinearity=nn.Tanh(), skip_connections=True, permutation=order
-        )
-        for layer in (self.network.layers[-1], self.network.skip_layer):
-            assert isinstance(layer, nn.Linear)
-            for weights in layer.parameters():
-                nn.init.zeros_(weights)
-
-    def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The map and its log-det, (*batch, d) -> (*batch, d) and (*batch,)."""
-        shift, log_scale = self._moments(y, context)
-        return shift + log_scale.exp() * y, log_scale.sum(-1)
-
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The inverse, one coordinate after the other, and the log-det of the map there."""
-        y = torch.zeros_like(x)
-        for i in range(x.shape[-1]):
-            shift, log_scale = self._moments(y, context)
-            solved = (x[..., i] - shift[..., i]) * (-log_scale[..., i]).exp()
-            y = torch.cat((y[..., :i], solved.unsqueeze(-1), y[..., i + 1 :]), -1)
-        return y, self._moments(y, context)[1].sum(-1)
-
-    def _moments(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self.network(y, y[..., :0] if context is None else context)
-        return shift, _LARGEST * torch.tanh(log_scale / _LARGEST)
