@@ -8,7 +8,6 @@ from typing import Any
 
 import report
 import runner
-from overview import write_overview
 
 NAME = "guide_speed"
 DIM = 16
@@ -86,18 +85,10 @@ def work(run: runner.Run) -> list[report.Row]:
 
 def main() -> None:
     """Run what the command line asks for, then write the table and the overview."""
-    options = runner.parse_options(
-        NAME, __doc__ or "", CASES, ["guides"], quick=(["one_particle", "eight_particles"], ["guides"])
-    )
-    seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
-    decides = {"rounds": 2, "steps": 2} if options.quick else {"rounds": 30, "steps": 20}
-    runs = [runner.Run(case, "guides", seed, decides) for case in options.cases for seed in seeds]
-    store = report.ResultStore(options.out, quick=options.quick)
-    store.drop_stale({(run.case, run.model): run.configuration for run in runs})
-    # One at a time: contenders that share a machine with others are not compared fairly.
-    runner.execute(work, runs, store, 1)
-    report.write_table(store, "Speed of training a guide", NOTES, CASES)
-    write_overview(options.out.parent)
+    runner.take_turns(
+        NAME, __doc__ or "", "Speed of training a guide", NOTES, CASES, "guides", work,
+        quick=(["one_particle", "eight_particles"], {"rounds": 2, "steps": 2}), full={"rounds": 30, "steps": 20},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

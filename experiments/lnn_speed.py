@@ -9,7 +9,6 @@ from typing import Any
 
 import report
 import runner
-from overview import write_overview
 
 NAME = "lnn_speed"
 # d, batch, width: two hidden layers each.
@@ -159,17 +158,11 @@ _WAYS = {"products": _products, "full_hessian": _full_hessian, "sample_loop": _s
 
 def main() -> None:
     """Run what the command line asks for, then write the table and the overview."""
-    options = runner.parse_options(NAME, __doc__ or "", list(SIZES), ["lnn"], quick=(["d2"], ["lnn"]))
-    seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
-    quick = {"rounds": 1, "steps": 1, "peers": ["products", "full_hessian"]}
-    decides = quick if options.quick else {"rounds": 30, "steps": 3, "peers": list(PEERS)}
-    runs = [runner.Run(case, "lnn", seed, decides) for case in options.cases for seed in seeds]
-    store = report.ResultStore(options.out, quick=options.quick)
-    store.drop_stale({(run.case, run.model): run.configuration for run in runs})
-    # One at a time: contenders that share a machine with others are not compared fairly.
-    runner.execute(work, runs, store, 1)
-    report.write_table(store, "Speed of training a Lagrangian network", NOTES, SIZES)
-    write_overview(options.out.parent)
+    runner.take_turns(
+        NAME, __doc__ or "", "Speed of training a Lagrangian network", NOTES, list(SIZES), "lnn", work,
+        quick=(["d2"], {"rounds": 1, "steps": 1, "peers": ["products", "full_hessian"]}),
+        full={"rounds": 30, "steps": 3, "peers": list(PEERS)},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from report import Key, ResultStore, Row, fingerprint
+from overview import write_overview
+from report import Key, ResultStore, Row, fingerprint, write_table
 from tqdm import tqdm
 
 from hamflow.errors import InputError
@@ -110,6 +111,34 @@ def plan(
         chosen = [model for model in options.models if applies(model, case)]
         runs += [Run(case, model, seed, decides[case, model]) for model in chosen for seed in seeds]
     return runs, decides
+
+
+def take_turns(
+    name: str,
+    description: str,
+    title: str,
+    notes: str,
+    cases: Sequence[str],
+    model: str,
+    work: Callable[[Run], list[Row]],
+    *,
+    quick: tuple[Sequence[str], dict[str, Any]],
+    full: dict[str, Any],
+) -> None:
+    """The whole of an experiment on speed, whose contenders take turns within a run: options, runs, table, overview.
+
+    `quick` holds the cases and the configuration of a quick run, `full` that of a full one.
+    """
+    options = parse_options(name, description, cases, [model], quick=(quick[0], [model]))
+    seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
+    decides = quick[1] if options.quick else full
+    runs = [Run(case, model, seed, decides) for case in options.cases for seed in seeds]
+    store = ResultStore(options.out, quick=options.quick)
+    store.drop_stale({(run.case, run.model): run.configuration for run in runs})
+    # One at a time: contenders that share a machine with others are not compared fairly.
+    execute(work, runs, store, 1)
+    write_table(store, title, notes, cases)
+    write_overview(options.out.parent)
 
 
 def execute(work: Callable[[Run], list[Row]], runs: Sequence[Run], store: ResultStore, jobs: int) -> None:

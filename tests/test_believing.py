@@ -1,7 +1,7 @@
 """Whether a posterior is to be believed: weights and verdicts, calibration, and draws handed to ArviZ."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -16,14 +16,6 @@ from hamflow.inference import diagnose, log_weights, simulation_based_calibratio
 
 OBSERVED = torch.tensor([1.0, 2.0, -1.0])
 EVIDENCE = float(dist.Normal(torch.zeros(3), math.sqrt(1.25)).log_prob(OBSERVED).sum())
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
 
 
 def conjugate() -> None:

@@ -235,8 +235,6 @@ def test_the_density_of_a_guide_given_a_context_integrates_to_one():
 
 
 def test_an_amortised_guide_knows_posteriors_of_data_that_it_never_saw():
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
     model, guide = amortised()
     loss = pyro.infer.Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
     svi = pyro.infer.SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.02, "lrd": 0.05 ** (1 / 400)}), loss)
@@ -251,8 +249,6 @@ def test_an_amortised_guide_knows_posteriors_of_data_that_it_never_saw():
 
 
 def test_a_guide_with_a_context_is_copied_saved_and_loaded():
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
     guide = amortised()[1]
     x = torch.randn(5, 2)
     guide(x)
@@ -267,7 +263,6 @@ def test_a_guide_with_a_context_is_copied_saved_and_loaded():
 
 
 def test_contexts_that_a_guide_cannot_take_are_refused():
-    pyro.clear_param_store()
     model, guide = amortised()
     with pytest.raises(hf.InputError, match="context is a Tensor, expected a function"):
         hf.AutoHamiltonianFlow(model, context=torch.zeros(2))

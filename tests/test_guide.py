@@ -3,7 +3,7 @@
 import copy
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,6 @@ from hamflow.inference.packed import Packed
 
 OBSERVED = torch.tensor([1.0, 2.0, -1.0])
 ROWS = torch.randn(200, generator=torch.Generator().manual_seed(0)) + 1
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
 
 
 def conjugate() -> None:

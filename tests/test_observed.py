@@ -1,7 +1,7 @@
 """A learned density in a Pyro model: as the prior of a latent, and as the law of rows that are observed."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -18,14 +18,6 @@ from hamflow.inference import ObservedRows
 from hamflow.inference.observed import MomentumLaw
 
 NORMAL = dist.Normal(0.0, 1.0)
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
 
 
 def curved(dim: int, **settings: Any) -> hf.NHF:

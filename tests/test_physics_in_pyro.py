@@ -1,7 +1,7 @@
 """A step inside a Pyro model: the density, batches, uneven times, recovery of known numbers, and bad input."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -20,12 +20,7 @@ TRUTH = {"length": 1.2, "friction": 0.15, "noise": 0.03, "angle": 1.1, "speed": 
 TIMES = torch.tensor([0.0, 0.13, 0.2, 0.55, 0.6, 0.71, 1.4, 1.5, 1.58, 1.9, 2.3, 2.35, 2.9, 3.3])
 
 
-@pytest.fixture(autouse=True)
-def clean(float64: torch.dtype) -> Iterator[None]:
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)
-    yield
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def pendulum(length: Any, friction: Any, mass: Any = 1.0) -> hf.Step:
