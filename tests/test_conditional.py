@@ -3,6 +3,7 @@
 import copy
 import math
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -148,6 +149,21 @@ def test_a_conditional_density_is_saved_and_resumed(tmp_path, rows):
     assert torch.equal(parts.log_prob(x, c), whole.log_prob(x, c))
     whole.save(tmp_path / "model")
     assert torch.equal(hf.load(tmp_path / "model").log_prob(x, c), whole.log_prob(x, c))
+
+
+def test_names_of_a_context_are_kept_and_its_precision_too(tmp_path):
+    table = pd.DataFrame(torch.randn(60, 3, dtype=torch.float64).numpy() + 1e9, columns=["a", "b", "c"])
+    x = torch.randn(60, 2, dtype=torch.float64)
+    model = hf.NHF(2, 3, n_steps=2, width=4, max_components=2).fit(x, table, epochs=1, progress=False)
+    # In single precision numbers around 1e9 differ by 64 at least.
+    assert torch.allclose(model.features.scale, torch.ones(3, dtype=torch.float64), rtol=0.5)
+    model.save(tmp_path / "model")
+    for density in (model, hf.load(tmp_path / "model")):
+        with pytest.raises(hf.InputError, match=r"context has the columns \['b', 'a', 'c'\]"):
+            density.log_prob(x, table[["b", "a", "c"]])
+    # Another fit may have others.
+    model.fit(x, table.rename(columns={"a": "z"}), epochs=1, progress=False)
+    assert model.context_columns == ("z", "b", "c")
 
 
 ROWS, CONTEXT = torch.randn(30, 2), torch.randn(30, 3)

@@ -23,15 +23,20 @@ def check_positions(model: NHF, x: Any, name: str) -> Tensor:
     return _batched(x, name, model.dim, model.columns).to(model.whitening.loc)
 
 
-def check_context(model: NHF, context: Any) -> Tensor | None:
+def check_context(model: NHF, context: Any, *, fitting: bool = False) -> Tensor | None:
     """A context (*batch, context_dim) as the model's tensor; None where the density depends on none.
+
+    In fitting as it came: names and dtype are those that the model is about to have.
 
     Raises:
         InputError: it is missing, not needed, of another width, or not finite.
     """
     width = model.config["context_dim"]
     if (context is None) == (width == 0):
-        return None if context is None else _batched(context, "context", width, None).to(model.whitening.loc)
+        if context is None:
+            return None
+        rows = _batched(context, "context", width, None if fitting else model.context_columns)
+        return rows if fitting else rows.to(model.whitening.loc)
     if context is None:
         raise InputError(f"context is None, expected one of shape (*batch, {width}): the density depends on it")
     raise InputError(

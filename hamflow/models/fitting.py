@@ -44,7 +44,7 @@ def fit_density(
 ) -> None:
     """Make the model anew and train it on the rows of a table; see :meth:`hamflow.NHF.fit`."""
     rows = check_training_table(x, dim=model.dim)
-    seen = check_context(model, context)
+    seen = check_context(model, context, fitting=True)
     if seen is not None and seen.shape[:-1] != rows.shape[:-1]:
         raise InputError(f"context has shape {tuple(seen.shape)}, expected {(len(rows), seen.shape[-1])}, a row each")
     follows = rows if isinstance(x, Tensor) and x.is_floating_point() else model.whitening.loc
@@ -55,7 +55,7 @@ def fit_density(
     with unchanged_if_refused(model):
         model.assemble()
         model.to(device=target, dtype=dtype or follows.dtype)
-        model.columns = column_names(x)
+        model.columns, model.context_columns = column_names(x), column_names(context)
         warn_of_lost_digits(rows, model.whitening.loc.dtype, model.columns)
         warn_of_dependent_columns(rows, model.columns)
         _train(model, rows.to(model.whitening.loc), seen, validation, progress, checkpoint, settings)

@@ -54,8 +54,7 @@ class NHF(nn.Module):
 
     Args:
         dim: d, the number of columns.
-        context_dim: columns of a context that the density depends on, p(x | c); none is an ordinary density. Then the
-            steps, the base and the encoder see features of the context that a network of their own makes.
+        context_dim: columns of a context c of a density p(x | c), whose steps, base and encoder see features of it.
         context_features: the number of these.
         n_steps: the number of Hamiltonian steps.
         width: the number of ridges of each potential.
@@ -125,11 +124,12 @@ class NHF(nn.Module):
             self.config["scheme"] = "symplectic_euler" if layerwise else "leapfrog"
         check_config(self.config)
         self.dim, self.particles, self.sleep = dim, particles, sleep
-        self.history, self.columns = History(), None
+        self.history, self.columns, self.context_columns = History(), None, None
         self.assemble()
 
     #: The names of the columns where a data frame was fitted; frames with other names are then refused.
     columns: tuple[str, ...] | None
+    context_columns: tuple[str, ...] | None
     whitening: Whitening
     lifting: Lift | None
     features: ContextNetwork | None
@@ -308,8 +308,7 @@ class NHF(nn.Module):
     ) -> Certificate:
         """How tight the bound is, on rows x (n, dim) and on ``n_model`` draws of the model; see :class:`Certificate`.
 
-        ``exact`` adds the quadrature over the momentum where there are one or two columns. A conditional
-        density has none.
+        ``exact`` adds the quadrature over the momentum of one or two columns. A conditional density has none.
         """
         return certify(
             self, check_positions(self, x, "x"), particles=particles, n_model=n_model, exact=exact, seed=seed
@@ -333,6 +332,7 @@ class NHF(nn.Module):
             "dtype": str(self.whitening.loc.dtype).removeprefix("torch."),
             "history": asdict(self.history),
             "columns": self.columns,
+            "context_columns": self.context_columns,
         }
         write_model(path, SavedModel("NHF", name_parts(self.config), self.state_dict(), facts))
 
@@ -344,6 +344,7 @@ class NHF(nn.Module):
             model.base = fresh_base(model.config, saved.facts["components"])  # type: ignore[assignment]
             model.to(dtype=getattr(torch, saved.facts["dtype"]))
             model.load_state_dict(saved.state)
-            model.history, names = saved_history(saved), saved.facts["columns"]
-            model.columns = None if names is None else tuple(names)
+            model.history = saved_history(saved)
+            for name in ("columns", "context_columns"):
+                setattr(model, name, tuple(saved.facts.get(name) or ()) or None)
         return model.eval()
