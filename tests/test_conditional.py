@@ -79,6 +79,15 @@ def test_every_shape_of_rows_and_contexts_gives_the_numbers_of_single_rows(rows)
     assert torch.allclose(joint, model.joint(c).log_prob(torch.cat((x, p), -1)), atol=1e-12)
 
 
+def test_the_slope_in_the_context_is_that_of_differences(rows):
+    model, (x, c, _) = conditional(), rows
+    context = c[0].clone().requires_grad_()
+    slope = torch.autograd.grad(model.log_prob(x[0], context, particles=4), context)[0]
+    for i, step in enumerate(1e-6 * torch.eye(3, dtype=torch.float64)):
+        up, down = (model.log_prob(x[0], c[0] + sign * step, particles=4) for sign in (1, -1))
+        assert float(slope[i]) == pytest.approx(float(up - down) / 2e-6, abs=1e-6)
+
+
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
 def test_draws_have_the_batch_of_the_context_and_repeat(batch):
     model, context = conditional(), torch.randn(*batch, 3)

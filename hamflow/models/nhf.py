@@ -273,8 +273,7 @@ class NHF(nn.Module):
         """The importance-weighted lower bound on log p(x) with K = ``particles``, x of shape (n, dim) -> (n,).
 
         Of a conditional density, x (*batch, dim) and the context (*batch, context_dim) broadcast, one context for all
-        rows included. Like :meth:`elbo` and :meth:`log_weights` it keeps a graph where ``x`` requires a gradient, and
-        else none.
+        rows included. Like :meth:`elbo` and :meth:`log_weights` it keeps a graph where one of them requires a gradient.
         """
         return importance_bound(self.log_weights(x, context, particles=particles, seed=seed))
 
@@ -299,9 +298,10 @@ class NHF(nn.Module):
         rows, contexts, batch = check_pair(self, x, context)
         generator = random_generator(seed, rows.device)
         drawn = noise or (lambda part: draw_noise(part, particles, generator))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and rows.requires_grad):
+        wanted = rows.requires_grad or (contexts is not None and contexts.requires_grad)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
             weights = weigh(self, rows, contexts, drawn, max(1, CHUNK // particles))
-        return weights.unflatten(1, batch)
+        return weights.reshape(-1, *batch)
 
     def certificate(
         self, x: Any, *, particles: int = 1000, n_model: int = 200, exact: bool = True, seed: int = 0
