@@ -139,14 +139,32 @@ def test_a_fresh_mixture_is_the_one_it_was_set_to_whatever_the_features():
 def test_a_fit_finds_a_conditional_density_that_is_known():
     torch.manual_seed(0)
     c = torch.rand(2000, 1) * 4 - 2
-    x = torch.sin(c) + 0.1 * (1 + c.abs()) * torch.randn(2000, 1)
+    x = torch.sin(c) + 0.1 * (c / 2).exp() * torch.randn(2000, 1)
     model = hf.NHF(1, 1, n_steps=3, width=16).fit(x, c, epochs=40, progress=False, seed=0)
     at = torch.tensor([[-1.5], [0.0], [1.5]])
     draws = model.sample(4000, at, seed=0)[..., 0]
-    assert torch.allclose(draws.mean(0), torch.sin(at[:, 0]), atol=0.08)
-    assert torch.allclose(draws.std(0), 0.1 * (1 + at[:, 0].abs()), rtol=0.2)
-    exact = -0.5 - math.log(0.1) - 0.5 * math.log(2 * math.pi) - torch.log1p(c.abs()).mean()
-    assert model.log_prob(x, c).mean() == pytest.approx(float(exact), abs=0.1)
+    assert torch.allclose(draws.mean(0), torch.sin(at[:, 0]), atol=0.05)
+    assert torch.allclose(draws.std(0), 0.1 * (at[:, 0] / 2).exp(), rtol=0.15)
+    exact = -0.5 - math.log(0.1) - 0.5 * math.log(2 * math.pi) - c.mean() / 2
+    assert model.log_prob(x, c).mean() == pytest.approx(float(exact), abs=0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"base": "gaussian"}, {"dim": 3, "context_features": 2}])
+def test_it_starts_from_a_linear_regression(settings):
+    torch.manual_seed(0)
+    dim = settings.pop("dim", 2)
+    c = torch.tensor([1e3, 1e-3, 1.0]) * torch.randn(3000, 3) + torch.tensor([5e3, 0.0, 0.0])
+    mean = 2 + (c / torch.tensor([1e3, 1e-3, 1.0])) @ torch.randn(3, dim)
+    x = mean + 0.1 * torch.randn(3000, dim)
+    model = hf.NHF(dim, 3, n_steps=2, width=4, max_components=2, **settings)
+    model.fit(x[:2000], c[:2000], epochs=1, learning_rate=1e-7, progress=False)
+    exact = dist.Normal(mean, 0.1).log_prob(x).sum(-1)[2000:]
+    if settings.get("context_features", 16) >= dim:
+        assert model.log_prob(x[2000:], c[2000:]).mean() == pytest.approx(float(exact.mean()), abs=0.05)
+    else:
+        # As many columns follow as there are features.
+        spread = (model.sample(500, c[:50], seed=0).mean(0) - mean[:50]).std(0)
+        assert (spread[:2] < 0.05).all() and spread[2] > 0.1
 
 
 def test_a_conditional_density_is_saved_and_resumed(tmp_path, rows):

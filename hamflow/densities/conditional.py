@@ -57,9 +57,22 @@ class ContextNetwork(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         """The features, (*batch, context_dim) -> (*batch, features)."""
-        z = (context - self.loc) / self.scale
+        z = self.standardised(context)
         features: Tensor = self.linear(z) + self.network(z)
         return features
+
+    def standardised(self, context: Tensor) -> Tensor:
+        """The context in units of the spread of the training rows, (*batch, context_dim)."""
+        return (context - self.loc) / self.scale
+
+    @torch.no_grad()
+    def say(self, slopes: Tensor) -> None:
+        """Let the first features be a linear function of the standardised context, (context_dim, d)."""
+        last, d = self.network[-1], min(slopes.shape[1], self.linear.out_features)
+        assert isinstance(last, nn.Linear)
+        for weights in (self.linear.weight, self.linear.bias, last.weight, last.bias):
+            weights[:d] = 0
+        self.linear.weight[:d] = slopes[:, :d].mT
 
 
 class MixtureNetwork(nn.Module):
@@ -122,6 +135,13 @@ class MixtureNetwork(nn.Module):
         self.head.weight.zero_()
         self.head.bias.copy_(torch.cat([x.to(self.head.bias) for x in numbers], dim=1).flatten())
         self.log_degrees.fill_(math.log(degrees - 1))
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Let the centres be moved by the first features, one a column of q."""
+        rows = self.head.weight.view(self.components, sum(self.sizes), -1)
+        d = min(self.dim, rows.shape[-1])
+        rows[:, 1 : 1 + d, :d] = torch.eye(d).to(rows)
 
     def condition(self, features: Tensor) -> MixtureGiven:
         """The density given features, (*batch, features)."""

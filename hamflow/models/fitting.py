@@ -79,8 +79,7 @@ def _train(
         width = model.dim + model.config["context_dim"]
         validation = check_rows(validation, "validation", dim=width, columns=model.columns).to(rows)
     train, held_out = split_rows(beside(rows, None if context is None else context.to(rows)), validation, seed)
-    own = slice(model.dim)
-    check_training_table(train[:, own], "x without its validation rows")
+    check_training_table(train[:, : model.dim], "x without its validation rows")
     if model.features is not None:
         model.features.standardise(train[:, model.dim :])
     wanted = model.config["components"]
@@ -89,7 +88,7 @@ def _train(
     model.history = History()
     started = time.process_time()
     with seeded(seed, rows.device):
-        warm_start(model, train[:, own], None if held_out is None else held_out[:, own], seed, progress=progress)
+        warm_start(model, train, held_out, seed, progress=progress)
     start_seconds = time.process_time() - started
     try:
         model.history = fit(model, train, validation=held_out, progress=progress, checkpoint=checkpoint, **settings)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hamflow.densities import StartingMixture, choose_mixture
+from hamflow.densities import MixtureNetwork, StartingMixture, choose_mixture
 from hamflow.densities.mixture import GAUSSIAN, log_normal
 from hamflow.errors import named
 from hamflow.models.parts import fresh_base
@@ -24,6 +25,8 @@ _FOLDS = 5
 #: The share of the variance of a combination of columns under which it counts as none, and of a column in it.
 _DEPENDENT = 1e-10
 _PART = 0.05
+#: Of a regression on a context, in units of the variance of a column; and the least variance that it may leave.
+_RIDGE, _LEAST = 1e-4, 1e-6
 
 
 @torch.no_grad()
@@ -33,20 +36,50 @@ def warm_start(model: NHF, rows: Tensor, held_out: Tensor | None, seed: int, *, 
     What there is to choose is chosen on the validation rows where they are many, else by cross-validation of the
     training rows: a handful of rows says little about tails and numbers of components.
 
+    A conditional density starts as a linear regression on its context, with a mixture of what that leaves.
+
     Args:
         model: its settings ``whiten``, ``components`` and ``max_components`` say what there is to choose.
-        rows: the training rows, (n, dim).
-        held_out: the validation rows, (m, dim), or None.
+        rows: the training rows, (n, dim + context_dim), the context on the right.
+        held_out: the validation rows, (m, dim + context_dim), or None.
         seed: for the folds and the initialisation of the mixtures.
         progress: whether to show a progress bar.
 
     Raises:
         FitError: no mixture could be fitted.
     """
-    kind, mixture = _choose(model, rows, _folds(rows, held_out, seed), seed, progress)
-    model.whitening.estimate(rows, kind)
+    own, folds = slice(model.dim), _folds(rows, held_out, seed)
+    kind, mixture = _choose(model, rows[:, own], [(a[:, own], b[:, own]) for a, b in folds], seed, progress)
+    model.whitening.estimate(rows[:, own], kind)
+    if model.features is not None:
+        left = _regress(model, rows)
+        if model.config["base"] == "mixture":
+            mixture = choose_mixture(
+                left(rows), [(left(a), left(b)) for a, b in folds], components=model.config["components"],
+                max_components=model.config["max_components"], seed=seed, progress=progress,
+            )  # fmt: skip
+        else:
+            spread = left(rows).double().var(0, correction=0).cpu()
+            mixture = replace(mixture, scales=torch.diag(spread.clamp(min=_LEAST))[None])
     model.base = fresh_base(model.config, len(mixture.weights)).to(model.whitening.loc)  # type: ignore[assignment]
     model.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
+    if isinstance(model.base, MixtureNetwork):
+        model.base.follow()
+
+
+def _regress(model: NHF, rows: Tensor) -> Callable[[Tensor], Tensor]:
+    # The first features become what a linear regression of the standardised rows says; returned is what it leaves.
+    assert model.features is not None
+    z, context = model.standardise(rows[:, : model.dim])[0], model.features.standardised(rows[:, model.dim :])
+    square = context.mT @ context + _RIDGE * len(rows) * torch.eye(context.shape[1]).to(context)
+    slopes = torch.linalg.solve(square, context.mT @ z)
+    model.features.say(slopes)
+
+    def left(some: Tensor) -> Tensor:
+        told = model.features.standardised(some[:, model.dim :]) @ slopes  # type: ignore[union-attr]
+        return model.standardise(some[:, : model.dim])[0] - told
+
+    return left
 
 
 def _folds(rows: Tensor, held_out: Tensor | None, seed: int) -> list[tuple[Tensor, Tensor]]:
