@@ -310,6 +310,10 @@ def test_quick_run_of_posteriors(tmp_path: Path) -> None:
     assert rows["nuts_hamiltonian", "ess_per_gradient"]["value"] > 0
 
 
+@pytest.mark.skipif(
+    not (Path(os.environ.get("HAMFLOW_DATA", "/nonexistent")) / "pendulum_lipson").is_dir(),
+    reason="HAMFLOW_DATA names no folder with pendulum_lipson",
+)
 def test_quick_run_of_physics_in_pyro(tmp_path: Path) -> None:
     _quick("physics_in_pyro.py", tmp_path / "quick")
     rows = {(row["model"], row["metric"]): row for row in json.loads((tmp_path / "quick" / "metrics.json").read_text())}
