@@ -81,7 +81,7 @@ def _model(x: Any) -> None:
 
     theta = pyro.sample("theta", dist.Normal(torch.zeros(2), 1.0).to_event(1))
     with pyro.plate("rows", ROWS):
-        pyro.sample("x", dist.MultivariateNormal(theta.unsqueeze(-2), torch.tensor(SIGMA)), obs=x)
+        pyro.sample("x", dist.MultivariateNormal(theta, torch.tensor(SIGMA)), obs=x)
 
 
 def _exact(x: Any) -> tuple[Any, float]:
