@@ -78,7 +78,10 @@ def features_of(model: NHF, context: Tensor | None) -> Tensor | None:
 def weigh(
     model: NHF, rows: Tensor, context: Tensor | None, noise: Callable[[Tensor], Tensor], batch_size: int
 ) -> Tensor:
-    """Log p(x, p_k) - log f(p_k | x), rows (n, dim), contexts (n, context_dim) and noise (m, dim) -> (K, m, dim)."""
+    """Log p(x, p_k) - log f(p_k | x) of rows (n, dim) and contexts (n, context_dim), (K, n).
+
+    ``noise`` makes standard normals (K, m, dim) of rows (m, dim).
+    """
     parts = []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
