@@ -76,7 +76,7 @@ class PhaseMap(nn.Module):
         self.loc = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
         self.encoder = GaussianEncoder(
-            dim, width=width, covariance="full" if dim <= _CORRELATED else "shared", context_dim=told, gain=_GAIN
+            dim, width=width, covariance="full" if dim <= _CORRELATED else "diagonal", context_dim=told, gain=_GAIN
         )
 
     def set_affine(self, loc: Tensor, scale_tril: Tensor) -> None:
