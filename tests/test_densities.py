@@ -144,6 +144,7 @@ def test_mixture_as_a_pyro_distribution() -> None:
 ENCODERS: dict[str, Callable[[int], GaussianEncoder]] = {
     "gaussian_full": lambda dim: GaussianEncoder(dim, width=6),
     "gaussian_shared": lambda dim: GaussianEncoder(dim, width=6, covariance="shared"),
+    "gaussian_diagonal": lambda dim: GaussianEncoder(dim, width=6, covariance="diagonal", gain=0.3),
     "flow_full": lambda dim: FlowEncoder(dim, width=6),
     "flow_shared": lambda dim: FlowEncoder(dim, width=6, covariance="shared"),
 }

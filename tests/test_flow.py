@@ -16,10 +16,11 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormalizingFlow
 from torch import Tensor, nn
 
-from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, SeparableHamiltonian
+from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, RidgePotential, SeparableHamiltonian
 from hamflow.errors import InputError
 from hamflow.flow import PhaseFlow, hamiltonian, layered_hamiltonian
 from hamflow.steps import SYMPLECTIC_EULER, YOSHIDA4, ImplicitMidpoint, Splitting
+from hamflow.steps.fused import ridge_flow
 from hamflow.testing import check_flow
 from tests.parts import pendulums, shaken
 
@@ -338,3 +339,18 @@ def test_check_flow_takes_plain_transforms() -> None:
     check_flow(AffineTransform(loc, scale, event_dim=1), 3)
     with pytest.raises(AssertionError, match="expected a bijection of real vectors"):
         check_flow(AffineTransform(loc, scale), 3)
+
+
+@pytest.mark.parametrize("batch", [(), (7,), (3, 5)])
+def test_a_ridge_flow_as_one_node_is_the_flow_of_its_steps(batch: tuple[int, ...], float64: torch.dtype) -> None:
+    potential = shaken(RidgePotential(4, width=6, layers=3, spacing=0.2))
+    energy = SeparableHamiltonian(QuadraticKinetic(4, mass=torch.tensor(0.7)), potential)
+    flow = PhaseFlow(Splitting(energy, SYMPLECTIC_EULER), n_steps=3, dt=0.2)
+    x, along = torch.randn(*batch, 8, requires_grad=True), torch.randn(*batch, 8)
+    found = []
+    for y in (flow(x), torch.cat(ridge_flow(x, potential, dt=0.2, mass=0.7), -1)):
+        found.append((y, *torch.autograd.grad((y * along).sum(), [x, *potential.parameters()])))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    with pytest.raises(InputError, match="potential has ridges 'sine'"):
+        ridge_flow(x, RidgePotential(4, activation="sine"), dt=0.2, mass=1.0)

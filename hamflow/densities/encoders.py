@@ -22,7 +22,8 @@ class GaussianEncoder(nn.Module):
     Args:
         dim: d, the number of positions and of momenta.
         width: the width of the two hidden layers.
-        covariance: ``"full"``: U depends on q, d (d - 1) / 2 outputs; ``"shared"``: U is one learned matrix.
+        covariance: ``"full"``: U depends on q, d (d - 1) / 2 outputs; ``"shared"``: U is one learned matrix;
+            ``"diagonal"``: there is none.
         context_dim: columns of a context beside the position; q is then (n, d + context_dim) wherever it is asked for.
         gain: a factor of all that is learned; below 1 it is learned in smaller steps.
 
@@ -46,7 +47,7 @@ class GaussianEncoder(nn.Module):
         check_positive("gain", gain)
         self.gain = gain
         check_positive("width", width, integer=True)
-        check_choice("covariance", covariance, ("full", "shared"))
+        check_choice("covariance", covariance, ("full", "shared", "diagonal"))
         self.dim = dim
         self.covariance = covariance
         n_lower = dim * (dim - 1) // 2
@@ -69,18 +70,21 @@ class GaussianEncoder(nn.Module):
         noise, log_det = self.whiten(p, q)
         return log_normal((noise**2).sum(-1), self.dim) + log_det
 
-    def _moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Mean (n, d), log scale (n, d) and U of shape (n, d, d) or (d, d).
+    def _moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        # Mean (n, d), log scale (n, d) and U of shape (n, d, d) or (d, d), where there is one.
         outputs = self.network(q)
         if self.gain != 1:
             outputs = self.gain * outputs
         loc, log_scale = outputs[:, : self.dim] + self.gain * self.linear(q), outputs[:, self.dim : 2 * self.dim]
+        # A smooth floor and ceiling keep one wild row from overflowing the whole bound.
+        log_scale = 6 * torch.tanh(log_scale / 6)
+        if self.covariance == "diagonal":
+            return loc, log_scale, None
         below = self.gain * self.lower if self.covariance == "shared" else outputs[:, 2 * self.dim :]
         row, column = torch.tril_indices(self.dim, self.dim, -1, device=q.device)
         unit = torch.eye(self.dim, dtype=q.dtype, device=q.device).expand(*below.shape[:-1], -1, -1)
         index = (row, column) if below.ndim == 1 else (torch.arange(len(q), device=q.device)[:, None], row, column)
-        # A smooth floor and ceiling keep one wild row from overflowing the whole bound.
-        return loc, 6 * torch.tanh(log_scale / 6), unit.index_put(index, below)
+        return loc, log_scale, unit.index_put(index, below)
 
     def colour(self, noise: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Momenta A q + m(q) + L(q) noise and their log f, noise (particles, n, d) -> the same and (particles, n).
@@ -89,15 +93,18 @@ class GaussianEncoder(nn.Module):
         """
         loc, log_scale, lower = self._moments(q)
         scaled = log_scale.exp() * noise
-        p = loc + (scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower))
-        return p, log_normal((noise**2).sum(-1), self.dim) - log_scale.sum(-1)
+        if lower is not None:
+            scaled = scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower)
+        return loc + scaled, log_normal((noise**2).sum(-1), self.dim) - log_scale.sum(-1)
 
     def whiten(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of :meth:`colour` and its log-det, p of shape (*particles, n, d) -> the same and (n,)."""
         loc, log_scale, lower = self._moments(q)
         solve = {"upper": False, "unitriangular": True}
         centred = p - loc
-        if lower.ndim == 2:
+        if lower is None:
+            scaled = centred
+        elif lower.ndim == 2:
             flat = torch.linalg.solve_triangular(lower, centred.reshape(-1, self.dim).mT, **solve)
             scaled = flat.mT.reshape(p.shape)
         else:

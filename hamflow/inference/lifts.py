@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 #: Log scales beyond this are a runaway, not a posterior; up to a third of it they go on straight, as a funnel's do.
@@ -45,8 +46,8 @@ class TailLift(nn.Module):
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The map and its log-det, (*batch, d) -> (*batch, d) and (*batch,)."""
         skew, weight = (_GAIN * self.shape).unbind()
-        u = (torch.asinh(y) + skew) * weight.exp()
-        return torch.sinh(u), _log_det(u, y, weight)
+        x, log_det = _SinhArcsinh.apply(y, skew, weight.exp())
+        return x, log_det + weight.sum()
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse, and the log-det of the map there."""
@@ -57,9 +58,37 @@ class TailLift(nn.Module):
 
 
 def _log_det(u: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    # log cosh u, without overflow.
-    log_cosh = u.abs() + functional.softplus(-2 * u.abs()) - math.log(2)
-    return (log_cosh + weight - 0.5 * torch.log1p(y * y)).sum(-1)
+    return (_log_cosh(u) + weight - 0.5 * torch.log1p(y * y)).sum(-1)
+
+
+def _log_cosh(u: Tensor) -> Tensor:
+    # Without overflow.
+    size = u.abs()
+    return size + functional.softplus(-2 * size) - math.log(2)
+
+
+class _SinhArcsinh(torch.autograd.Function):
+    # Its dozen nodes take longer than its numbers.
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, skew: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        wide = torch.asinh(y).add_(skew)
+        u = wide * weight
+        x = torch.sinh(u)
+        square = 1 + y * y
+        ctx.save_for_backward(y, wide, u, x, square, weight)
+        return x, (_log_cosh(u) - 0.5 * square.log()).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, wide, u, x, square, weight = ctx.saved_tensors
+        g_x, g_log = gradients[0], gradients[1].unsqueeze(-1)
+        # dx/du is cosh u, and the slope of its logarithm tanh u.
+        g_u = g_x * torch.sqrt(1 + x * x) + g_log * torch.tanh(u)
+        g_wide = g_u * weight
+        g_y = g_wide * square.rsqrt() - g_log * (y / square)
+        d = y.shape[-1]
+        return g_y, g_wide.reshape(-1, d).sum(0), (g_u * wide).reshape(-1, d).sum(0)
 
 
 class AffineLift(nn.Module):
@@ -91,6 +120,14 @@ class AffineLift(nn.Module):
             assert isinstance(layer, nn.Linear)
             for weights in layer.parameters():
                 nn.init.zeros_(weights)
+
+    @torch.no_grad()
+    def set_shift(self, lower: Tensor) -> None:
+        """Let m be a linear function of y, by a strictly lower triangle (d, d), where the map is fresh."""
+        skip = self.network.skip_layer
+        assert isinstance(skip, nn.Linear)
+        # Shifts come first among the outputs, and y last among the inputs.
+        skip.weight[: len(lower), -len(lower) :] = lower
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The map and its log-det, (*batch, d) -> (*batch, d) and (*batch,)."""

@@ -13,18 +13,19 @@ from hamflow.errors import check_positive
 from hamflow.flow import PhaseFlow
 from hamflow.inference.lifts import AffineLift, TailLift
 from hamflow.steps import SYMPLECTIC_EULER, Splitting
+from hamflow.steps.fused import ridge_flow
 
 #: What the flow and r learn counts by this: where they are not needed, the noise of training does less harm.
 _GAIN = 0.3
-#: Up to so many dimensions the last affine map has a full triangle, and up to so many r has correlations of its own.
-_FULL, _CORRELATED = 100, 8
+#: Up to so many dimensions r has correlations of its own.
+_CORRELATED = 8
 
 
 class PhaseMap(nn.Module):
     r"""A map from Gaussian noise to positions, with a law of the momentum that they leave behind,
 
     .. math:: \varepsilon \sim N(0, I_{2d}), \qquad (y, p) = \Phi(a + e^{s} \odot \varepsilon), \qquad
-              q = m + L\,\Lambda(S(y)), \qquad r(p \mid y) .
+              q = m + e^{\ell} \odot \Lambda(S(y)), \qquad r(p \mid y) .
 
     :math:`\Phi` is a flow of symplectic steps with a potential each, which preserves volume. S gives every coordinate
     tails and a skew of its own, and :math:`\Lambda` is an autoregressive affine map; their cotangent lifts are
@@ -64,7 +65,7 @@ class PhaseMap(nn.Module):
         dt, told = _GAIN / n_steps, width if context_dim else 0
         # The scales before and after the flow are learned, so the mass need not be.
         potential = RidgePotential(dim + told, width, layers=n_steps, spacing=dt)
-        energy = SeparableHamiltonian(QuadraticKinetic(dim, mass=_GAIN), potential)
+        energy = SeparableHamiltonian(QuadraticKinetic(dim, mass=torch.tensor(_GAIN)), potential)
         self.flow = PhaseFlow(Splitting(energy, SYMPLECTIC_EULER), n_steps=n_steps, dt=dt)
         self.tails = TailLift(dim)
         self.lift = AffineLift(dim, width, context_dim=told) if dim > 1 else None
@@ -74,9 +75,8 @@ class PhaseMap(nn.Module):
             nn.init.zeros_(self.told.weight)
         self.loc = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
-        self.lower = nn.Parameter(torch.zeros(dim, dim)) if 1 < dim <= _FULL else None
         self.encoder = GaussianEncoder(
-            dim, width=width, covariance="full" if dim <= _CORRELATED else "shared", context_dim=told, gain=_GAIN
+            dim, width=width, covariance="full" if dim <= _CORRELATED else "diagonal", context_dim=told, gain=_GAIN
         )
 
     def set_affine(self, loc: Tensor, scale_tril: Tensor) -> None:
@@ -85,15 +85,8 @@ class PhaseMap(nn.Module):
             scale = scale_tril.diagonal()
             self.loc.copy_(loc)
             self.log_scale.copy_(scale.log())
-            if self.lower is not None:
-                self.lower.copy_((scale_tril / scale[:, None]).tril(-1))
-
-    def scale_tril(self) -> Tensor:
-        """L, (d, d)."""
-        unit = torch.eye(self.dim, dtype=self.loc.dtype, device=self.loc.device)
-        if self.lower is not None:
-            unit = unit + self.lower.tril(-1)
-        return self.log_scale.exp()[:, None] * unit
+            if self.lift is not None:
+                self.lift.set_shift((scale_tril / scale[:, None]).tril(-1))
 
     def _given(self, context: Tensor | None) -> tuple[Tensor | None, PhaseFlow, Tensor, Tensor]:
         # Features of the context, the flow given them, and where and how wide the flow begins.
@@ -109,7 +102,12 @@ class PhaseMap(nn.Module):
         q, p = noise.chunk(2, -1)
         # Back first: the fresh flow is free motion for a unit of time, and the whole starts as the identity.
         x = start + log_scale.exp() * torch.cat((q - p, p), -1)
-        y, p = flow(x).chunk(2, -1)
+        if context is None:
+            # As one node of the graph: noise has few rows, and the nodes of a step take longer than its sums.
+            potential = self.flow.step.hamiltonian.potential  # type: ignore[union-attr]
+            y, p = ridge_flow(x, potential, dt=self.flow.dt, mass=_GAIN)  # type: ignore[arg-type]
+        else:
+            y, p = flow(x).chunk(2, -1)
         lifted, log_det = self.tails(y)
         log_det = log_det + log_scale.sum() + self.log_scale.sum()
         if self.lift is not None:
@@ -118,13 +116,12 @@ class PhaseMap(nn.Module):
         seen = beside(y, features)
         seen = seen.reshape(-1, seen.shape[-1])
         log_r = self.encoder(p.reshape(-1, self.dim), seen).reshape(y.shape[:-1])
-        return self.loc + lifted @ self.scale_tril().mT, log_r + log_det
+        return self.loc + self.log_scale.exp() * lifted, log_r + log_det
 
     def log_density(self, q: Tensor, particles: int, context: Tensor | None = None) -> Tensor:
         """Log of q(q, p) / r(p | q) at momenta drawn from r, q of shape (*batch, d) -> (particles, *batch)."""
         features, flow, start, log_scale = self._given(context)
-        centred = (q - self.loc).unsqueeze(-1)
-        lifted = torch.linalg.solve_triangular(self.scale_tril(), centred, upper=False).squeeze(-1)
+        lifted = (q - self.loc) * (-self.log_scale).exp()
         log_det = log_scale.sum() + self.log_scale.sum()
         if self.lift is not None:
             lifted, stretched = self.lift.inverse(lifted, features)
