@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,38 +47,26 @@ def warm_start(model: NHF, rows: Tensor, held_out: Tensor | None, seed: int, *, 
     Raises:
         FitError: no mixture could be fitted.
     """
-    own, folds = slice(model.dim), _folds(rows, held_out, seed)
-    kind, mixture = _choose(model, rows[:, own], [(a[:, own], b[:, own]) for a, b in folds], seed, progress)
-    model.whitening.estimate(rows[:, own], kind)
+    folds = _folds(rows, held_out, seed)
+    kind, mixture = _choose(model, rows, folds, seed, progress)
+    model.whitening.estimate(rows[:, : model.dim], kind)
     if model.features is not None:
-        left = _regress(model, rows)
-        if model.config["base"] == "mixture":
-            mixture = choose_mixture(
-                left(rows), [(left(a), left(b)) for a, b in folds], components=model.config["components"],
-                max_components=model.config["max_components"], seed=seed, progress=progress,
-            )  # fmt: skip
-        else:
-            spread = left(rows).double().var(0, correction=0).cpu()
-            mixture = replace(mixture, scales=torch.diag(spread.clamp(min=_LEAST))[None])
+        model.features.say(_slopes(model, rows))
     model.base = fresh_base(model.config, len(mixture.weights)).to(model.whitening.loc)  # type: ignore[assignment]
     model.base.set_positions(mixture.weights, mixture.means, mixture.scales, mixture.degrees)
     if isinstance(model.base, MixtureNetwork):
         model.base.follow()
 
 
-def _regress(model: NHF, rows: Tensor) -> Callable[[Tensor], Tensor]:
-    # The first features become what a linear regression of the standardised rows says; returned is what it leaves.
-    assert model.features is not None
-    z, context = model.standardise(rows[:, : model.dim])[0], model.features.standardised(rows[:, model.dim :])
+def _slopes(model: NHF, rows: Tensor) -> Tensor:
+    # Of a linear regression of the standardised rows on the context, (context_dim, dim).
+    context = _context(model, rows)
     square = context.mT @ context + _RIDGE * len(rows) * torch.eye(context.shape[1]).to(context)
-    slopes = torch.linalg.solve(square, context.mT @ z)
-    model.features.say(slopes)
+    return torch.linalg.solve(square, context.mT @ model.standardise(rows[:, : model.dim])[0])
 
-    def left(some: Tensor) -> Tensor:
-        told = model.features.standardised(some[:, model.dim :]) @ slopes  # type: ignore[union-attr]
-        return model.standardise(some[:, : model.dim])[0] - told
 
-    return left
+def _context(model: NHF, rows: Tensor) -> Tensor:
+    return rows[:, :0] if model.features is None else model.features.standardised(rows[:, model.dim :])
 
 
 def _folds(rows: Tensor, held_out: Tensor | None, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -98,18 +85,23 @@ def _choose(
     found = []
     for kind in ("full", "diagonal") if whiten == "auto" else (whiten,):
         standardised, log_dets = [], []
-        for train, test in folds:
+        for train, test in [*folds, (rows, rows)]:
             # A column may vary in the table and not in a part of it.
-            varies = bool((train != train[0]).any(0).all())
-            model.whitening.estimate(train if varies else rows, kind)
-            z_test, log_det = model.standardise(test)
-            standardised.append((model.standardise(train)[0], z_test))
+            varies = bool((train[:, : model.dim] != train[0, : model.dim]).any(0).all())
+            model.whitening.estimate((train if varies else rows)[:, : model.dim], kind)
+            slopes, left = _slopes(model, train), []
+            for part in (train, test):
+                z, log_det = model.standardise(part[:, : model.dim])
+                left.append(z - _context(model, part) @ slopes)
+            standardised.append((left[0], left[1]))
             log_dets.append(log_det.double().cpu())
-        model.whitening.estimate(rows, kind)
+        # The last were all of the rows, whose scores say nothing.
+        z, _ = standardised.pop()
+        log_dets.pop()
         if model.config["base"] == "gaussian":
-            mixture = _standard_normal(torch.cat([z_test for _, z_test in standardised]))
+            spread = torch.ones_like(z[0]) if model.features is None else z.var(0, correction=0).clamp(min=_LEAST)
+            mixture = _normal(spread, torch.cat([z_test for _, z_test in standardised]))
         else:
-            z, _ = model.standardise(rows)
             mixture = choose_mixture(
                 z, standardised, components=components, max_components=most, seed=seed, progress=progress
             )
@@ -123,11 +115,12 @@ def _choose(
     return kind, mixture
 
 
-def _standard_normal(held_out: Tensor) -> StartingMixture:
-    rows, d = held_out.double().cpu(), held_out.shape[1]
-    scores = log_normal((rows**2).sum(-1), d)
+def _normal(variance: Tensor, held_out: Tensor) -> StartingMixture:
+    # About zero, of the variance (d,) of every coordinate.
+    rows, variance = held_out.double().cpu(), variance.double().cpu()
+    scores = log_normal((rows**2 / variance).sum(-1), len(variance)) - 0.5 * variance.log().sum()
     one = torch.ones(1, dtype=rows.dtype)
-    return StartingMixture(one, torch.zeros_like(rows[:1]), torch.eye(d, dtype=rows.dtype)[None], GAUSSIAN, scores)
+    return StartingMixture(one, torch.zeros_like(rows[:1]), torch.diag(variance)[None], GAUSSIAN, scores)
 
 
 def warn_of_dependent_columns(rows: Tensor, names: Sequence[str] | None) -> None:
