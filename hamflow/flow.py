@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from pyro.distributions.torch_transform import TransformModule
@@ -10,10 +11,14 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from hamflow.energies import ConditionedEnergy, QuadraticKinetic, RidgePotential, SeparableHamiltonian
-from hamflow.errors import InputError, check_positive
+from hamflow.errors import InputError, check_choice, check_positive
+from hamflow.steps.reversible import MEMORIES, iterate
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.splitting import Splitting
 from hamflow.steps.step import Step
+
+#: From so many steps on the memory of a graph counts more than the fifth of the time that it saves.
+_MANY = 64
 
 
 class PhaseFlow(TransformModule):
@@ -31,6 +36,9 @@ class PhaseFlow(TransformModule):
         n_steps: how often it is applied.
         dt: the time step.
         reverse: whether calling the transform runs the steps backwards.
+        memory: how gradients go back. ``"stored"`` keeps a graph of all steps; ``"constant"`` keeps the end alone and
+            undoes the steps on the way back, so that memory does not grow with their number, and has no second
+            derivatives. By itself it is ``"constant"`` from 64 steps on, if all of them are explicit.
         cache_size: 0 or 1, as in ``torch.distributions.Transform``. Leave it at 0 when training: a cached value is
             stale after an optimiser step.
 
@@ -55,7 +63,14 @@ class PhaseFlow(TransformModule):
     codomain = constraints.real_vector
 
     def __init__(
-        self, step: Step, n_steps: int = 1, dt: float = 0.1, *, reverse: bool = False, cache_size: int = 0
+        self,
+        step: Step,
+        n_steps: int = 1,
+        dt: float = 0.1,
+        *,
+        reverse: bool = False,
+        memory: str | None = None,
+        cache_size: int = 0,
     ) -> None:
         super().__init__(cache_size=cache_size)
         if not isinstance(step, Step):
@@ -73,6 +88,10 @@ class PhaseFlow(TransformModule):
         self.n_steps = n_steps
         self.dt = float(dt)
         self.reverse = reverse
+        if memory is None:
+            memory = "constant" if n_steps >= _MANY and step.tolerance == 0 else "stored"
+        check_choice("memory", memory, MEMORIES)
+        self.memory = memory
 
     def _call(self, x: Tensor) -> Tensor:
         return self._run(x, backwards=self.reverse)
@@ -86,8 +105,8 @@ class PhaseFlow(TransformModule):
                 f"x has shape {tuple(x.shape)}, expected (*batch, 2 d): positions and momenta side by side"
             )
         q, p = x.chunk(2, dim=-1)
-        move = self.step.iterate_inverse if backwards else self.step.iterate
-        return torch.cat(move(q, p, 0.0, self.dt, self.n_steps), dim=-1)
+        end = iterate(self.step, q, p, 0.0, self.dt, self.n_steps, memory=self.memory, backwards=backwards)
+        return torch.cat(end, dim=-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The log-det that the step declares, of shape ``x.shape[:-1]``: zero unless it has friction."""
@@ -111,22 +130,24 @@ class PhaseFlow(TransformModule):
             raise InputError(f"step is a {type(self.step).__name__}, expected a Splitting, whose potential is known")
         energy = self.step.hamiltonian
         given = SeparableHamiltonian(energy.kinetic, ConditionedEnergy(energy.potential, context))
-        return PhaseFlow(
-            Splitting(given, self.step.scheme), self.n_steps, self.dt, reverse=self.reverse, cache_size=self._cache_size
-        )
+        return self._like(step=Splitting(given, self.step.scheme))
 
     def with_cache(self, cache_size: int = 1) -> PhaseFlow:
         """This flow with another cache size; the parameters are shared."""
         if self._cache_size == cache_size:
             return self
-        return PhaseFlow(self.step, self.n_steps, self.dt, reverse=self.reverse, cache_size=cache_size)
+        return self._like(cache_size=cache_size)
 
     def reversed(self) -> PhaseFlow:
         """The inverse direction as a module of its own, sharing the parameters.
 
         ``flow.inv`` is no module: an autoguide built on it would train nothing. This is.
         """
-        return PhaseFlow(self.step, self.n_steps, self.dt, reverse=not self.reverse, cache_size=self._cache_size)
+        return self._like(reverse=not self.reverse)
+
+    def _like(self, *, step: Step | None = None, **changed: Any) -> PhaseFlow:
+        kept: dict[str, Any] = {"reverse": self.reverse, "memory": self.memory, "cache_size": self._cache_size}
+        return PhaseFlow(self.step if step is None else step, self.n_steps, self.dt, **kept | changed)
 
 
 def hamiltonian(
@@ -138,6 +159,7 @@ def hamiltonian(
     dt: float = 0.25,
     scheme: Scheme = LEAPFROG,
     layerwise: bool = True,
+    memory: str | None = None,
 ) -> PhaseFlow:
     r"""A :class:`PhaseFlow` of learned ridge potentials, in the manner of Pyro's transform helpers.
 
@@ -149,6 +171,7 @@ def hamiltonian(
         dt: the time step.
         scheme: the splitting scheme.
         layerwise: one set of parameters a layer (best for densities), or one autonomous Hamiltonian.
+        memory: of the flow, ``"stored"``, ``"constant"`` or by itself, see :class:`PhaseFlow`.
 
     Raises:
         InputError: ``input_dim`` is odd or an argument is out of range.
@@ -174,7 +197,7 @@ def hamiltonian(
     energy = layered_hamiltonian(
         input_dim // 2, n_steps=n_steps, width=width, dt=dt, scheme=scheme, layerwise=layerwise, context_dim=context_dim
     )
-    return PhaseFlow(Splitting(energy, scheme), n_steps=n_steps, dt=dt)
+    return PhaseFlow(Splitting(energy, scheme), n_steps=n_steps, dt=dt, memory=memory)
 
 
 def layered_hamiltonian(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hamflow.errors import InputError, RolloutError, SolveError, check_positive, is_number
+from hamflow.errors import InputError, RolloutError, SolveError, check_choice, check_positive, is_number
 from hamflow.steps import Step
+from hamflow.steps.reversible import MEMORIES, keeps_nothing, path
 
 
 def rollout(
@@ -21,6 +22,7 @@ def rollout(
     t: float = 0.0,
     check: bool = True,
     progress: bool = False,
+    memory: str = "stored",
 ) -> Tensor:
     r"""The states :math:`z_0, z_1, \dots, z_n` at the times :math:`t + k\,\Delta t`, all initial conditions at once.
 
@@ -34,6 +36,8 @@ def rollout(
         t: the time at the start.
         check: whether to look for states that are not finite; ``torch.func.vmap`` over a rollout cannot.
         progress: whether to show a progress bar.
+        memory: with ``"stored"`` gradients go through a graph of all steps; with ``"constant"`` nothing is kept but the
+            states that are returned, and the way back undoes the steps, see :func:`hamflow.steps.reversible.iterate`.
 
     Returns:
         (n_steps + 1, *batch, 2 d), positions and momenta side by side; it carries gradients where they are enabled.
@@ -54,8 +58,17 @@ def rollout(
     if not isinstance(q, Tensor) or not isinstance(p, Tensor) or q.shape != p.shape or q.ndim == 0:
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (q, p)]
         raise InputError(f"q is {shapes[0]} and p is {shapes[1]}, expected tensors of one shape (*batch, d)")
-    states = [torch.cat((q, p), dim=-1)]
+    check_choice("memory", memory, MEMORIES)
     small = dt / substeps
+    if memory == "constant" and keeps_nothing():
+        try:
+            walked = path(step, q, p, t, small, n_steps, substeps)
+        except SolveError as error:
+            raise RolloutError(f"the rollout stopped: {error}", time=t) from error
+        if check:
+            _check_finite(walked, t, dt)
+        return walked
+    states = [torch.cat((q, p), dim=-1)]
     for k in tqdm(range(n_steps), disable=not progress, desc="rollout", unit="step", dynamic_ncols=True):
         try:
             q, p = step.iterate(q, p, t + k * dt, small, substeps)
@@ -68,10 +81,10 @@ def rollout(
         # Looking at every state would wait for the device each time; a state once lost stays lost.
         if check and k % 256 == 255 and not bool(states[-1].isfinite().all()):
             break
-    path = torch.stack(states)
+    walked = torch.stack(states)
     if check:
-        _check_finite(path, t, dt)
-    return path
+        _check_finite(walked, t, dt)
+    return walked
 
 
 def check_dt(dt: float) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from hamflow.energies.hamiltonian import Energy, Time
+from hamflow.energies.slope import Slope, summed_to
 from hamflow.errors import InputError
 
 
@@ -43,6 +47,23 @@ class ConditionedEnergy(Energy):
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient in the position, (*batch, d) -> (*batch, d)."""
         return self.energy.gradient(beside(x, self.context), t)[..., : x.shape[-1]]
+
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The gradients at many times, as functions of the context too."""
+        return [_given(slope, self.context) for slope in self.energy.slopes(times)]
+
+
+def _given(slope: Slope, context: Tensor) -> Slope:
+    def value(x: Tensor, context: Tensor, *tensors: Tensor) -> Tensor:
+        return slope.value(beside(x, context), *tensors)[..., : x.shape[-1]]
+
+    def pullback(x: Tensor, u: Tensor, context: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        assert slope.pullback is not None
+        d, c = x.shape[-1], context.shape[-1]
+        found, g_both, *rest = slope.pullback(beside(x, context), functional.pad(u, (0, c)), *tensors)
+        return found[..., :d], g_both[..., :d], summed_to(g_both[..., d:], context.shape), *rest
+
+    return Slope(value, (context, *slope.tensors), None if slope.pullback is None else pullback, slope.complete)
 
 
 def beside(x: Tensor, context: Tensor | None) -> Tensor:

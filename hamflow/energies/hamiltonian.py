@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from hamflow.energies.slope import Slope, learned
 from hamflow.errors import InputError, check_positive
 
 #: Times and time steps are numbers, or tensors that broadcast against (*batch, d).
@@ -102,6 +104,18 @@ class Energy(nn.Module):
         """The gradient with respect to ``x``, (*batch, d) -> (*batch, d); by torch.func unless overridden."""
         return _gradients(lambda y: self(y, t), (x,))[0]
 
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The gradients at many times, as functions of all that they depend on; what they share is computed once.
+
+        A subclass overrides it where its layers can be told apart, or derivatives of its gradient have closed forms.
+        """
+        tensors = learned(self)
+
+        def at(t: Time) -> Slope:
+            return Slope(lambda x, *_: self.gradient(x, t), tensors, complete=False)
+
+        return [at(t) for t in times]
+
     def __add__(self, other: Energy) -> SumEnergy:
         return SumEnergy(self, other)
 
@@ -168,6 +182,19 @@ class SumEnergy(Energy):
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         return torch.stack([term.gradient(x, t) for term in self.terms]).sum(0)  # type: ignore[operator]
+
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The gradients at many times, as functions of what those of the terms are functions of."""
+        return [_summed(of_terms) for of_terms in zip(*(term.slopes(times) for term in self.terms), strict=True)]  # type: ignore[operator]
+
+
+def _summed(slopes: tuple[Slope, ...]) -> Slope:
+    def value(x: Tensor, *tensors: Tensor) -> Tensor:
+        rest = iter(tensors)
+        return torch.stack([slope.value(x, *islice(rest, len(slope.tensors))) for slope in slopes]).sum(0)
+
+    together = tuple(tensor for slope in slopes for tensor in slope.tensors)
+    return Slope(value, together, complete=all(slope.complete for slope in slopes))
 
 
 class Hamiltonian(nn.Module):

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hamflow.energies.hamiltonian import Energy, Time
+from hamflow.energies.slope import Slope
 from hamflow.errors import InputError, check_choice, check_positive
 
 
 class _Activation(NamedTuple):
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
+    # Of the slope by its argument, given (a cotangent, the argument, the slope).
+    bend: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _log_cosh(x: Tensor) -> Tensor:
@@ -26,10 +29,38 @@ def _log_cosh(x: Tensor) -> Tensor:
 
 
 _ACTIVATIONS = {
-    "log_cosh": _Activation(_log_cosh, torch.tanh),
-    "softplus": _Activation(functional.softplus, torch.sigmoid),
-    "sine": _Activation(torch.sin, torch.cos),
+    "log_cosh": _Activation(_log_cosh, torch.tanh, lambda u, x, slope: torch.ops.aten.tanh_backward(u, slope)),
+    "softplus": _Activation(
+        functional.softplus, torch.sigmoid, lambda u, x, slope: torch.ops.aten.sigmoid_backward(u, slope)
+    ),
+    "sine": _Activation(torch.sin, torch.cos, lambda u, x, slope: -u * torch.sin(x)),
 }
+
+
+def _ridge(activation: str) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, ...]]]:
+    slope_of, bend = _ACTIVATIONS[activation].slope, _ACTIVATIONS[activation].bend
+
+    def value(x: Tensor, weight: Tensor, bias: Tensor, amplitude: Tensor) -> Tensor:
+        slope = slope_of(functional.linear(x, weight, bias))
+        # a scales the small weight matrix rather than the large batch of slopes.
+        return slope @ (amplitude.unsqueeze(-1) * weight)
+
+    def pullback(x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, amplitude: Tensor) -> tuple[Tensor, ...]:
+        shape = x.shape
+        x, u = x.reshape(-1, shape[-1]), u.reshape(-1, shape[-1])
+        inner = torch.addmm(bias, x, weight.mT)
+        slope = slope_of(inner)
+        scaled = amplitude.unsqueeze(-1) * weight
+        bent = bend(u @ scaled.mT, inner, slope)
+        across = slope.mT @ u
+        g_weight = torch.addmm(amplitude.unsqueeze(-1) * across, bent.mT, x)
+        g_amplitude = (across * weight).sum(-1)
+        return (slope @ scaled).view(shape), (bent @ weight).view(shape), g_weight, bent.sum(0), g_amplitude
+
+    return value, pullback
+
+
+_RIDGES = {name: _ridge(name) for name in _ACTIVATIONS}
 
 
 class RidgePotential(Energy):
@@ -83,10 +114,14 @@ class RidgePotential(Energy):
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         k = self.layer(t)
-        weight = self.weight[k]
-        slope = _ACTIVATIONS[self.activation].slope(functional.linear(x, weight, self.bias[k]))
-        # a scales the small weight matrix rather than the large batch of slopes.
-        return slope @ (self.amplitude[k].unsqueeze(-1) * weight)
+        return _RIDGES[self.activation][0](x, self.weight[k], self.bias[k], self.amplitude[k])
+
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The gradients at many times, in closed form with their derivatives."""
+        value, pullback = _RIDGES[self.activation]
+        # At once: a layer that is picked later costs a gradient of the size of all layers.
+        layers = list(zip(self.weight.unbind(), self.bias.unbind(), self.amplitude.unbind(), strict=True))
+        return [Slope(value, layers[self.layer(t)], pullback) for t in times]
 
 
 class MLPPotential(Energy):
@@ -148,24 +183,33 @@ class MLPPotential(Energy):
                 nn.init.uniform_(bias[k], -bound, bound)
             nn.init.orthogonal_(self.readout[k : k + 1])
 
-    def _hidden(self, x: Tensor, k: int) -> list[Tensor]:
-        states = []
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            x = torch.tanh(functional.linear(x, weight[k], bias[k]))
-            states.append(x)
-        return states
-
     def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The energy, (*batch, d) -> (*batch,)."""
         k = self.layer(t)
-        return self._hidden(x, k)[-1] @ self.readout[k]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x = torch.tanh(functional.linear(x, weight[k], bias[k]))
+        return x @ self.readout[k]
 
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         k = self.layer(t)
-        states = self._hidden(x, k)
-        cotangent = self.readout[k].expand_as(states[-1])
-        for state, weight in zip(reversed(states), reversed(list(self.weights)), strict=True):
-            # (1 - h^2) times the cotangent as one operation: large batches wait for memory, not for arithmetic.
-            cotangent = torch.ops.aten.tanh_backward(cotangent, state) @ weight[k]
-        return cotangent
+        return _mlp_gradient(x, self.readout[k], *(part[k] for part in (*self.weights, *self.biases)))
+
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The gradients at many times, as functions of the parameters of their layers."""
+        layers = list(zip(*(part.unbind() for part in (self.readout, *self.weights, *self.biases)), strict=True))
+        return [Slope(_mlp_gradient, layers[self.layer(t)]) for t in times]
+
+
+def _mlp_gradient(x: Tensor, readout: Tensor, *parameters: Tensor) -> Tensor:
+    # Of the weights of all hidden layers, then their biases.
+    n = len(parameters) // 2
+    states = []
+    for weight, bias in zip(parameters[:n], parameters[n:], strict=True):
+        x = torch.tanh(functional.linear(x, weight, bias))
+        states.append(x)
+    cotangent = readout.expand_as(states[-1])
+    for state, weight in zip(reversed(states), reversed(parameters[:n]), strict=True):
+        # (1 - h^2) times the cotangent as one operation: large batches wait for memory, not for arithmetic.
+        cotangent = torch.ops.aten.tanh_backward(cotangent, state) @ weight
+    return cotangent

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hamflow.energies.features import AngleFeatures
 from hamflow.energies.hamiltonian import Energy, Time
+from hamflow.energies.slope import Slope
 from hamflow.errors import InputError
 
 
@@ -57,3 +58,14 @@ class PeriodicEnergy(Energy):
         """The gradient, (*batch, dim) -> (*batch, dim)."""
         seen = self.features(x)
         return self.features.pullback(seen, self.energy.gradient(seen, t))
+
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The gradients at many times, as functions of what those of F are functions of."""
+        return [self._of_angles(slope) for slope in self.energy.slopes(times)]
+
+    def _of_angles(self, slope: Slope) -> Slope:
+        def value(x: Tensor, *tensors: Tensor) -> Tensor:
+            seen = self.features(x)
+            return self.features.pullback(seen, slope.value(seen, *tensors))
+
+        return slope._replace(value=value, pullback=None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Energy, Time
+from hamflow.energies.slope import Slope, summed_to
 from hamflow.errors import InputError, check_choice, check_positive
 
 
@@ -89,3 +92,25 @@ class QuadraticKinetic(Energy):
             return x * (2 * self.log_diagonal[self.layer(t)]).exp()
         factor = self.factor(t)
         return x @ factor @ factor.mT
+
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The velocities at many times, in closed form with their derivatives."""
+        if self.structure == "full":
+            factors = [self.factor(k * self.spacing) for k in range(self.layers)]
+            return [Slope(_full, (factors[self.layer(t)],), _full_pullback) for t in times]
+        inverse = (2 * self.log_diagonal).exp().unbind()
+        return [Slope(torch.mul, (inverse[self.layer(t)],), _diagonal_pullback) for t in times]
+
+
+def _diagonal_pullback(x: Tensor, u: Tensor, inverse: Tensor) -> tuple[Tensor, ...]:
+    return x * inverse, u * inverse, summed_to(u * x, inverse.shape)
+
+
+def _full(x: Tensor, factor: Tensor) -> Tensor:
+    return x @ factor @ factor.mT
+
+
+def _full_pullback(x: Tensor, u: Tensor, factor: Tensor) -> tuple[Tensor, ...]:
+    y, v = x @ factor, u @ factor
+    rows = [part.reshape(-1, part.shape[-1]) for part in (x, u, y, v)]
+    return y @ factor.mT, v @ factor.mT, rows[0].mT @ rows[3] + rows[1].mT @ rows[2]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hamflow.energies.hamiltonian import Energy, Time
+from hamflow.energies.slope import Slope
 from hamflow.errors import InputError
 
 
@@ -61,3 +63,20 @@ class ScaledEnergy(Energy):
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
         return self.energy.gradient((x - self.loc) / self.scale, t) * (self.factor / self.scale)
+
+    def slopes(self, times: Sequence[Time]) -> list[Slope]:
+        """The gradients at many times; the units are not learned."""
+        return [self._scaled(slope) for slope in self.energy.slopes(times)]
+
+    def _scaled(self, slope: Slope) -> Slope:
+        loc, scale, back = self.loc, self.scale, self.factor / self.scale
+
+        def value(x: Tensor, *tensors: Tensor) -> Tensor:
+            return slope.value((x - loc) / scale, *tensors) * back
+
+        def pullback(x: Tensor, u: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            assert slope.pullback is not None
+            found, g_x, *rest = slope.pullback((x - loc) / scale, u * back, *tensors)
+            return found * back, g_x / scale, *rest
+
+        return slope._replace(value=value, pullback=None if slope.pullback is None else pullback)

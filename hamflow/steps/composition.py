@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hamflow.energies.hamiltonian import Hamiltonian, Time
 from hamflow.errors import InputError
+from hamflow.steps.parts import Part
 from hamflow.steps.schemes import YOSHIDA4, YOSHIDA6
 from hamflow.steps.step import Step
 
@@ -152,6 +153,17 @@ class Composition(Step):
         for begin, fraction in reversed(self._stages):
             q, p = self.step.inverse(q, p, t + begin * dt, fraction * dt)
         return q, p
+
+    def moves(
+        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+    ) -> list[Part]:
+        """The parts of the step that is composed, in the fractions of every step."""
+        order = [(k, begin, fraction) for k in range(n_steps) for begin, fraction in self._stages]
+        return [
+            part
+            for k, begin, fraction in (reversed(order) if backwards else order)
+            for part in self.step.moves(q, t + (k + begin) * dt, fraction * dt, 1, backwards=backwards)
+        ]
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """That of the step that is composed, (*batch, d) -> (*batch,): constant rates act for the same time in all.

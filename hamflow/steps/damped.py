@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Hamiltonian, Time
 from hamflow.errors import InputError
+from hamflow.steps.parts import Part, Scale
 from hamflow.steps.step import Step
 
 
@@ -100,6 +101,18 @@ class Damped(Step):
             p = p * (whole if k < n_steps - 1 else half)
             q, p = self.step.inverse(q, p, t + k * dt, dt)
         return q, p * half if n_steps else p
+
+    def moves(
+        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+    ) -> list[Part]:
+        """The parts of the step within, and the friction between them."""
+        half, whole = self._factors(q, dt if backwards else -dt)
+        order = reversed(range(n_steps)) if backwards else range(n_steps)
+        found: list[Part] = []
+        for k in order:
+            found.append(Scale(whole if found else half))
+            found += self.step.moves(q, t + k * dt, dt, 1, backwards=backwards)
+        return [*found, Scale(half)] if found else found
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """That of the step within less the friction of this one, (*batch, d) -> (*batch,).

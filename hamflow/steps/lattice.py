@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from hamflow.energies.hamiltonian import SeparableHamiltonian, Time
+from hamflow.energies.slope import Slope
 from hamflow.errors import InputError, SolveError, check_positive
 from hamflow.roots import named_rows
+from hamflow.steps.parts import Pair, Part, Shear
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.splitting import Splitting
 
@@ -95,7 +99,7 @@ class LatticeSplitting(Splitting):
         self, q: Tensor, p: Tensor, t: Time, dt: Time, stages: tuple[tuple[bool, float, float], ...]
     ) -> tuple[Tensor, Tensor]:
         force, velocity = self.hamiltonian.potential.gradient, self.hamiltonian.kinetic.gradient
-        q, p = (self._within(self.on_lattice(x)) for x in (q, p))
+        q, p = self.entered(q, p)
         known: tuple[bool, float] | None = None
         slope = q
         for is_kick, fraction, time in stages:
@@ -103,9 +107,34 @@ class LatticeSplitting(Splitting):
                 slope = force(q, t + time * dt) if is_kick else velocity(p, t + time * dt)
                 known = is_kick, time
             if is_kick:
-                p = self._within(p + self._rounded(-(fraction * dt) * slope, self.spacing(p.dtype)))
+                p = self.moved(p, slope, -(fraction * dt))
             else:
-                q = self._within(q + self._rounded((fraction * dt) * slope, self.spacing(q.dtype)))
+                q = self.moved(q, slope, fraction * dt)
+        return self.checked(q, p)
+
+    def moves(
+        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+    ) -> list[Part]:
+        """The kicks and drifts of ``n_steps`` steps, or of their inverse, between a look at either end."""
+        # Neighbours at one time share their force, and are rounded one by one.
+        groups = [list(group) for _, group in groupby(self._stages(n_steps), lambda stage: (stage[0], stage[2]))]
+        slopes = self._slopes([(group[0][0], t + group[0][2] * dt) for group in groups])
+        parts = [
+            _Rounded(self, slope, [(-f if kick is not backwards else f) * dt for kick, f, _ in group], kick=group[0][0])
+            for slope, group in zip(slopes, groups, strict=True)
+        ]
+        return [_Look(self.entered), *(parts[::-1] if backwards else parts), _Look(self.checked)]
+
+    def moved(self, x: Tensor, slope: Tensor, change: Time) -> Tensor:
+        """A coordinate and its change, rounded; NaN where that is not within the span."""
+        return self._within(x + self._rounded(change * slope, self.spacing(x.dtype)))
+
+    def entered(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """The state on the lattice."""
+        return self._within(self.on_lattice(q)), self._within(self.on_lattice(p))
+
+    def checked(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """The state, or an error where it has left the span."""
         # Looked at once a call: on a GPU every look waits for it.
         lost = (q + p).isnan().any(-1)
         if bool(lost.any()):
@@ -123,3 +152,27 @@ class LatticeSplitting(Splitting):
     def _rounded(x: Tensor, spacing: float) -> Tensor:
         # Both differences are exact, and what is detached has no derivative, forwards and backwards.
         return x + ((x / spacing).round() * spacing - x).detach()
+
+
+class _Rounded(Shear):
+    def __init__(self, lattice: LatticeSplitting, slope: Slope, changes: Sequence[float], *, kick: bool) -> None:
+        super().__init__(slope, sum(changes), kick=kick)
+        self.lattice = lattice
+        self.changes = changes
+
+    def add(self, x: Tensor, slope: Tensor, sign: int) -> Tensor:
+        for change in self.changes:
+            x = self.lattice.moved(x, slope, sign * change)
+        return x
+
+
+class _Look(Part):
+    # Where a state is rounded, or found to be lost; the way back sees nothing of it.
+    def __init__(self, look: Callable[[Tensor, Tensor], Pair]) -> None:
+        self.look = look
+
+    def __call__(self, q: Tensor, p: Tensor) -> Pair:
+        return self.look(q, p)
+
+    def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
+        return end, cotangents, ()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from hamflow.energies.hamiltonian import SeparableHamiltonian, Time
+from hamflow.energies.slope import Slope
 from hamflow.errors import InputError
+from hamflow.steps.parts import Part, Shear
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.step import Step
 
@@ -69,6 +71,24 @@ class Splitting(Step):
         """Undoes ``n_steps`` steps: the same kicks and drifts backwards, with the opposite sign."""
         stages = reversed(self.scheme.stages(n_steps))
         return self._run(q, p, t, dt, tuple((kick, -fraction, time) for kick, fraction, time in stages))
+
+    def moves(
+        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+    ) -> list[Part]:
+        """The kicks and drifts of ``n_steps`` steps, or of their inverse."""
+        stages = self.scheme.stages(n_steps)
+        slopes = self._slopes([(kick, t + time * dt) for kick, _, time in stages])
+        parts: list[Part] = [
+            Shear(slope, (-fraction if kick is not backwards else fraction) * dt, kick=kick)
+            for slope, (kick, fraction, _) in zip(slopes, stages, strict=True)
+        ]
+        return parts[::-1] if backwards else parts
+
+    def _slopes(self, wanted: list[tuple[bool, float]]) -> list[Slope]:
+        # Forces and velocities at many times; each energy is asked once.
+        energies = {True: self.hamiltonian.potential, False: self.hamiltonian.kinetic}
+        found = {kick: iter(energy.slopes([t for k, t in wanted if k is kick])) for kick, energy in energies.items()}
+        return [next(found[kick]) for kick, _ in wanted]
 
     def _run(
         self, q: Tensor, p: Tensor, t: Time, dt: Time, stages: tuple[tuple[bool, float, float], ...]

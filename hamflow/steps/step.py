@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
+from hamflow.energies.slope import learned
+from hamflow.steps.parts import Part, Whole
 
 
 class Step(nn.Module):
@@ -52,6 +56,16 @@ class Step(nn.Module):
         for k in reversed(range(n_steps)):
             q, p = self.inverse(q, p, t + k * dt, dt)
         return q, p
+
+    def moves(
+        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+    ) -> list[Part]:
+        """``n_steps`` steps, or their inverse, as maps of states like q, each undone from where it led."""
+        tensors, found = learned(self), []
+        for k in reversed(range(n_steps)) if backwards else range(n_steps):
+            there, back = (partial(move, t=t + k * dt, dt=dt) for move in (self.__call__, self.inverse))
+            found.append(Whole(back, there, tensors) if backwards else Whole(there, back, tensors))
+        return list(found)
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """The log absolute determinant of the Jacobian of ``n_steps`` steps from (q, p), (*batch, d) -> (*batch,).
