@@ -155,7 +155,7 @@ class Composition(Step):
         return q, p
 
     def moves(
-        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+        self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The parts of the step that is composed, in the fractions of every step."""
         order = [(k, begin, fraction) for k in range(n_steps) for begin, fraction in self._stages]

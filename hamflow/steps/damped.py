@@ -103,7 +103,7 @@ class Damped(Step):
         return q, p * half if n_steps else p
 
     def moves(
-        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+        self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The parts of the step within, and the friction between them."""
         half, whole = self._factors(q, dt if backwards else -dt)

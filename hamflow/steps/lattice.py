@@ -79,41 +79,13 @@ class LatticeSplitting(Splitting):
         """Coordinates rounded to the lattice, of the same shape; derivatives see no rounding."""
         return self._rounded(x, self.spacing(x.dtype))
 
-    def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
-        """``n_steps`` steps; neighbouring kicks share their force, and are rounded one by one."""
-        return self._run(q, p, t, dt, self._stages(n_steps))
-
-    def iterate_inverse(
-        self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Undoes ``n_steps`` steps, to the last bit."""
-        stages = reversed(self._stages(n_steps))
-        return self._run(q, p, t, dt, tuple((kick, -fraction, time) for kick, fraction, time in stages))
-
     def _stages(self, n_steps: int) -> tuple[tuple[bool, float, float], ...]:
         # Not merged: a kick of two halves rounded at once would not be undone by two.
         once = self.scheme.stages(1)
         return tuple((kick, fraction, k + time) for k in range(n_steps) for kick, fraction, time in once)
 
-    def _run(
-        self, q: Tensor, p: Tensor, t: Time, dt: Time, stages: tuple[tuple[bool, float, float], ...]
-    ) -> tuple[Tensor, Tensor]:
-        force, velocity = self.hamiltonian.potential.gradient, self.hamiltonian.kinetic.gradient
-        q, p = self.entered(q, p)
-        known: tuple[bool, float] | None = None
-        slope = q
-        for is_kick, fraction, time in stages:
-            if known != (is_kick, time):
-                slope = force(q, t + time * dt) if is_kick else velocity(p, t + time * dt)
-                known = is_kick, time
-            if is_kick:
-                p = self.moved(p, slope, -(fraction * dt))
-            else:
-                q = self.moved(q, slope, fraction * dt)
-        return self.checked(q, p)
-
     def moves(
-        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+        self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The kicks and drifts of ``n_steps`` steps, or of their inverse, between a look at either end."""
         # Neighbours at one time share their force, and are rounded one by one.
@@ -155,7 +127,7 @@ class LatticeSplitting(Splitting):
 
 
 class _Rounded(Shear):
-    def __init__(self, lattice: LatticeSplitting, slope: Slope, changes: Sequence[float], *, kick: bool) -> None:
+    def __init__(self, lattice: LatticeSplitting, slope: Slope, changes: Sequence[Time], *, kick: bool) -> None:
         super().__init__(slope, sum(changes), kick=kick)
         self.lattice = lattice
         self.changes = changes

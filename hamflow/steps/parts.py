@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from hamflow.energies.hamiltonian import Time
 from hamflow.energies.slope import Slope, summed_to
 from hamflow.errors import InputError
 
@@ -45,11 +46,11 @@ class Shear(Part):
 
     Args:
         slope: of V or T.
-        change: -c or c.
+        change: -c or c, a number or a tensor that broadcasts to (*batch, d).
         kick: which of the two it is.
     """
 
-    def __init__(self, slope: Slope, change: float, *, kick: bool) -> None:
+    def __init__(self, slope: Slope, change: Time, *, kick: bool) -> None:
         self.slope = slope
         self.change = change
         self.kick = kick
@@ -72,7 +73,8 @@ class Shear(Part):
 
     def add(self, x: Tensor, slope: Tensor, sign: int) -> Tensor:
         """The change of a coordinate (*batch, d), or with -1 as the sign its undoing."""
-        return torch.add(x, slope, alpha=sign * self.change)
+        change = sign * self.change
+        return x + change * slope if isinstance(change, Tensor) else torch.add(x, slope, alpha=change)
 
     def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
         """From where the map led: where it began, the cotangents there, and those of the tensors."""
@@ -132,6 +134,13 @@ class Whole(Part):
         q, p = self.back(*end)
         (g_q, g_p), grads = _derivatives(self.there, (q, p), self.tensors, cotangents, complete=False)
         return (q, p), (g_q, g_p), grads
+
+
+def run(parts: Iterable[Part], q: Tensor, p: Tensor) -> Pair:
+    """One part after the other."""
+    for part in parts:
+        q, p = part(q, p)
+    return q, p
 
 
 def unknown_leaves(outputs: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> list[Tensor]:

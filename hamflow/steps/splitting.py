@@ -7,7 +7,7 @@ from torch import Tensor
 from hamflow.energies.hamiltonian import SeparableHamiltonian, Time
 from hamflow.energies.slope import Slope
 from hamflow.errors import InputError
-from hamflow.steps.parts import Part, Shear
+from hamflow.steps.parts import Part, Shear, run
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.step import Step
 
@@ -63,17 +63,16 @@ class Splitting(Step):
 
     def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
         """``n_steps`` steps with neighbouring kicks merged."""
-        return self._run(q, p, t, dt, self.scheme.stages(n_steps))
+        return run(self.moves(q, t, dt, n_steps), q, p)
 
     def iterate_inverse(
         self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Undoes ``n_steps`` steps: the same kicks and drifts backwards, with the opposite sign."""
-        stages = reversed(self.scheme.stages(n_steps))
-        return self._run(q, p, t, dt, tuple((kick, -fraction, time) for kick, fraction, time in stages))
+        return run(self.moves(q, t, dt, n_steps, backwards=True), q, p)
 
     def moves(
-        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+        self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The kicks and drifts of ``n_steps`` steps, or of their inverse."""
         stages = self.scheme.stages(n_steps)
@@ -84,19 +83,8 @@ class Splitting(Step):
         ]
         return parts[::-1] if backwards else parts
 
-    def _slopes(self, wanted: list[tuple[bool, float]]) -> list[Slope]:
+    def _slopes(self, wanted: list[tuple[bool, Time]]) -> list[Slope]:
         # Forces and velocities at many times; each energy is asked once.
         energies = {True: self.hamiltonian.potential, False: self.hamiltonian.kinetic}
         found = {kick: iter(energy.slopes([t for k, t in wanted if k is kick])) for kick, energy in energies.items()}
         return [next(found[kick]) for kick, _ in wanted]
-
-    def _run(
-        self, q: Tensor, p: Tensor, t: Time, dt: Time, stages: tuple[tuple[bool, float, float], ...]
-    ) -> tuple[Tensor, Tensor]:
-        force, velocity = self.hamiltonian.potential.gradient, self.hamiltonian.kinetic.gradient
-        for is_kick, fraction, time in stages:
-            if is_kick:
-                p = p - (fraction * dt) * force(q, t + time * dt)
-            else:
-                q = q + (fraction * dt) * velocity(p, t + time * dt)
-        return q, p

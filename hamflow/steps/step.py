@@ -58,7 +58,7 @@ class Step(nn.Module):
         return q, p
 
     def moves(
-        self, q: Tensor, t: float = 0.0, dt: float = 0.1, n_steps: int = 1, *, backwards: bool = False
+        self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """``n_steps`` steps, or their inverse, as maps of states like q, each undone from where it led."""
         tensors, found = learned(self), []

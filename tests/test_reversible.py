@@ -1,0 +1,270 @@
+"""Gradients that go back along the steps: those of the stored graph, at no memory for depth, or a clear error."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hamflow as hf
+from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, RidgePotential
+from hamflow.steps import LatticeSplitting, Splitting, Step
+from hamflow.steps.reversible import iterate
+from tests.members import ENERGIES, STEPS, Member
+from tests.parts import learned, shaken
+
+MEMORIES = ("constant", "stored")
+
+
+def states(dim: int, dtype: torch.dtype = torch.float64, rows: tuple[int, ...] = (3, 2)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    q, p = 0.5 * torch.randn(2, *rows, dim, generator=generator, dtype=dtype)
+    return q.requires_grad_(), p.requires_grad_()
+
+
+def loss(q: Tensor, p: Tensor) -> Tensor:
+    return q.square().sum() + p.sin().sum()
+
+
+def gradients(step: Step, member: Member, memory: str, dtype: torch.dtype, *, backwards: bool) -> list[Tensor | None]:
+    q, p = states(member.dim, dtype)
+    end = iterate(step, q, p, 0.0, member.dt, member.n_steps, memory=memory, backwards=backwards)
+    wanted = [q, p, *(x for x in step.parameters() if x.requires_grad)]
+    return list(torch.autograd.grad(loss(*end), wanted, allow_unused=True))
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_has_the_gradients_of_the_stored_graph(name: str, backwards: bool) -> None:
+    member = STEPS[name]
+    step = member.make().double()
+    constant, stored = (gradients(step, member, memory, torch.float64, backwards=backwards) for memory in MEMORIES)
+    assert distance(constant, stored) < 1e-6
+    if step.tolerance == 0:  # what a solver leaves in single precision says nothing of the way back
+        single = member.make().float()
+        single.load_state_dict(step.state_dict())
+        own = [gradients(single, member, memory, torch.float32, backwards=backwards) for memory in MEMORIES]
+        # Where the motion takes neighbours apart the stored graph has lost digits too.
+        assert distance(own[0], own[1]) < 1e-4 + 2 * distance(own[1], stored)
+
+
+def distance(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
+    """The largest relative distance of gradients, none and zero taken as the same."""
+    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None or b is not None]
+    far = [(torch.zeros_like(a) if b is None else b, torch.zeros_like(b) if a is None else a) for a, b in pairs]  # type: ignore[arg-type]
+    return max(float((a.double() - b.double()).norm() / (a.double().norm() + 1e-3)) for a, b in far)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_slopes_are_gradients_and_their_pullbacks_are_derivatives(name: str) -> None:
+    energy, dim = ENERGIES[name].make().double(), ENERGIES[name].dim
+    x, u = (part.detach() for part in states(dim))
+    slope = energy.slopes([0.0, 0.1])[1]
+    assert torch.equal(slope(x), energy.gradient(x, 0.1))
+    if slope.pullback is None:
+        return
+    at = x.clone().requires_grad_()
+    tensors = [tensor.detach().double().clone().requires_grad_() for tensor in slope.tensors]
+    value, *found = slope.pullback(x, u, *tensors)
+    expected = torch.autograd.grad(slope.value(at, *tensors), [at, *tensors], u)
+    torch.testing.assert_close(value, energy.gradient(x, 0.1))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_state_on_a_lattice_is_found_again_to_the_last_bit() -> None:
+    step = LatticeSplitting(learned("full").float(), span=256)
+    member = Member(lambda: step, dt=0.05, n_steps=1000)
+    constant, stored = (gradients(step, member, memory, torch.float32, backwards=False) for memory in MEMORIES)
+    for one, other in zip(constant, stored, strict=True):
+        assert one is not None and other is not None
+        # Sums over steps are in another order, and nothing else differs.
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5 * float(other.abs().max()))
+    assert torch.equal(constant[0], stored[0])  # type: ignore[arg-type]
+
+
+def peak(run: Callable[[], Tensor]) -> int:
+    """The largest memory in use while a loss and its gradients are computed, bytes, by the count of the allocator."""
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run().backward()
+    used = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            used += event.nbytes()
+            most = max(most, used)
+    return most
+
+
+@pytest.mark.parametrize("potential", [lambda: RidgePotential(8, 64), lambda: MLPPotential(8)], ids=["ridge", "mlp"])
+@pytest.mark.parametrize("kind", ["flow", "rollout"])
+def test_memory_does_not_grow_with_depth(potential: Callable[[], hf.Energy], kind: str) -> None:
+    step = Splitting(hf.SeparableHamiltonian(QuadraticKinetic(8, learn=True), shaken(potential())))
+    q, p = states(8, torch.float32, (256,))
+
+    def run(depth: int, memory: str) -> Tensor:
+        if kind == "flow":
+            flow = hf.PhaseFlow(step, n_steps=depth, dt=1 / depth, memory=memory)
+            return flow(torch.cat((q, p), -1)).square().sum()
+        path = hf.rollout(step, q, p, n_steps=5, dt=0.2, substeps=depth // 5, memory=memory)
+        return path.square().sum()
+
+    shallow, deep, stored = (peak(lambda d=d, m=m: run(d, m)) for d, m in ((10, MEMORIES[0]), (1000, MEMORIES[0]), (100, MEMORIES[1])))  # type: ignore[misc] # fmt: skip # noqa: E501
+    assert deep <= 1.1 * shallow
+    assert stored > 5 * deep
+
+
+def test_a_rollout_has_the_gradients_of_all_its_states() -> None:
+    step = Splitting(learned("full").double(), hf.YOSHIDA4)
+    found = []
+    for memory in MEMORIES:
+        q, p = states(2)
+        path = hf.rollout(step, q, p, n_steps=12, dt=0.1, substeps=3, memory=memory)
+        weights = torch.linspace(0, 1, 13, dtype=q.dtype)
+        value = (path.square().sum((1, 2, 3)) * weights).sum()
+        found.append((path, *torch.autograd.grad(value, [q, p, *step.parameters()])))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+class Wave(hf.Energy):
+    """An energy of a user's own, with a tensor that is no parameter of it."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.held = {"scale": scale}
+
+    def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+        value: Tensor = (x * self.held["scale"]).cos().sum(-1)
+        return value
+
+
+@pytest.mark.parametrize("kind", ["closure", "dictionary", "leaf", "context"])
+def test_tensors_from_elsewhere_get_their_gradients(kind: str) -> None:
+    network = nn.Linear(3, 2).double()
+    start = torch.randn(3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    ridge = shaken(RidgePotential(4, 8)).double()
+    found = []
+    for memory in MEMORIES:
+        given = torch.tanh(network(start))
+        energy: hf.Energy
+        if kind == "closure":
+            energy = FunctionEnergy(lambda x, given=given: (x * given).cos().sum(-1))
+        elif kind == "context":
+            energy = hf.ConditionedEnergy(ridge, given)
+        else:
+            energy = Wave(given if kind == "dictionary" else start[:2])
+        step = Splitting(hf.SeparableHamiltonian(QuadraticKinetic(2), energy))
+        end = iterate(step, *states(2), 0.0, 0.1, 10, memory=memory)
+        found.append(torch.autograd.grad(loss(*end), [start, *network.parameters()], allow_unused=kind == "leaf"))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_appears_on_the_way_alone_is_an_error() -> None:
+    late = torch.ones(2, dtype=torch.float64, requires_grad=True)
+
+    class Late(hf.Energy):
+        def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+            return ((x * late).cos() if t > 0.25 else x.cos()).sum(-1)
+
+    end = iterate(Splitting(hf.SeparableHamiltonian(QuadraticKinetic(2), Late())), *states(2), 0.0, 0.1, 5, memory="constant")  # fmt: skip # noqa: E501
+    with pytest.raises(hf.errors.InputError, match="expected memory = 'stored'"):
+        loss(*end).backward()
+
+
+def test_second_derivatives_name_the_stored_graph() -> None:
+    step = Splitting(learned())
+    q, p = states(2, torch.float32)
+    value = loss(*iterate(step, q, p, 0.0, 0.1, 5, memory="constant"))
+    with pytest.raises(hf.errors.InputError, match="memory = 'stored'"):
+        torch.autograd.grad(value, q, create_graph=True)
+    value = loss(*iterate(step, q, p, 0.0, 0.1, 5, memory="stored"))
+    (first,) = torch.autograd.grad(value, q, create_graph=True)
+    assert torch.autograd.grad(first.sum(), q)[0].any()
+
+
+def test_a_parameter_that_was_changed_is_an_error() -> None:
+    step = Splitting(learned())
+    value = loss(*iterate(step, *states(2, torch.float32), 0.0, 0.1, 5, memory="constant"))
+    with torch.no_grad():
+        step.hamiltonian.potential.readout.add_(1.0)  # type: ignore[operator]
+    with pytest.raises(RuntimeError, match="modified"):
+        value.backward()
+
+
+def test_gradients_flow_through_layers_on_either_side_and_twice() -> None:
+    # Twice through one graph, and the same flow twice in one graph.
+    flow = shaken(hf.hamiltonian(4, memory="constant"))
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    found = []
+    for memory in MEMORIES:
+        flow.memory = memory
+        value = flow(flow(model(x))).sin().sum() + flow.inv(model(x)).square().sum()
+        wanted = [*model.parameters(), *flow.parameters()]
+        again = [torch.autograd.grad(value, wanted, retain_graph=True, allow_unused=True) for _ in range(2)]
+        assert all(a is b is None or torch.equal(a, b) for a, b in zip(*again, strict=True))
+        found.append([g for g in again[0] if g is not None])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_functional_transforms_take_the_stored_graph() -> None:
+    flow = shaken(hf.hamiltonian(4, memory="constant"))
+    x = torch.randn(5, 4)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: flow(row)))(x)
+    torch.testing.assert_close(jacobian.det(), torch.ones(5), rtol=1e-4, atol=1e-4)
+    tangent = torch.func.jvp(lambda row: flow(row), (x,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(tangent, jacobian.sum(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_are_averaged_over_processes() -> None:
+    # One process of one: the hooks that gather gradients have to fire for parameters within the steps.
+    import torch.distributed as distributed
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flow = shaken(hf.hamiltonian(4, memory="constant"))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.flow(x).square().mean()
+
+    model = Loss()
+    alone = copy.deepcopy(model)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        together = nn.parallel.DistributedDataParallel(model)
+        x = torch.randn(8, 4)
+        together(x).backward()
+        alone(x).backward()
+        for one, other in zip(model.parameters(), alone.parameters(), strict=True):
+            assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_mixed_precision_is_the_same_on_the_way_back() -> None:
+    step = Splitting(shaken(learned("full")))
+    q, p = states(2, torch.float32)
+    found = []
+    for memory in MEMORIES:
+        with torch.autocast("cpu", torch.bfloat16):
+            end = iterate(step, q, p, 0.0, 0.1, 10, memory=memory)
+        found.append(torch.autograd.grad(loss(*end), [q, p]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.1)
+
+
+def test_the_default_is_that_of_depth() -> None:
+    step = Splitting(learned())
+    assert [hf.PhaseFlow(step, n_steps=n).memory for n in (63, 64)] == ["stored", "constant"]
+    assert hf.PhaseFlow(hf.ImplicitMidpoint(learned()), n_steps=64).memory == "stored"
+    deep = hf.PhaseFlow(step, n_steps=64, memory="stored")
+    assert deep.reversed().memory == deep.with_cache(1).memory == "stored"
+    assert hf.hamiltonian(4, memory="constant").memory == "constant"
+    for make in (lambda: hf.PhaseFlow(step, memory="none"), lambda: hf.rollout(step, *states(2), n_steps=1, dt=0.1, memory="none")):  # fmt: skip # noqa: E501
+        with pytest.raises(hf.errors.InputError, match="memory = 'none', expected"):
+            make()
