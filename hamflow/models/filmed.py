@@ -26,6 +26,7 @@ from hamflow.models.storage import (
 )
 from hamflow.rollout import rollout
 from hamflow.steps import LatticeSplitting, Splitting, Step
+from hamflow.steps.reversible import MEMORIES
 from hamflow.training import History, fit
 from hamflow.videos import Videos
 
@@ -55,6 +56,8 @@ class VideoModel(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
+        self.memory: str = config.get("memory", "stored")
+        check_choice("memory", self.memory, MEMORIES)
         self.history = History()
         self.dt = 1.0
 
@@ -91,7 +94,8 @@ class VideoModel(nn.Module):
             q, p = step.on_lattice(q), step.on_lattice(p)
         if n_steps == 0:
             return torch.cat((q, p), -1).unsqueeze(0)
-        return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=self.config["substeps"], check=False)
+        often = self.config["substeps"]
+        return rollout(step, q, p, n_steps=n_steps, dt=dt, substeps=often, check=False, memory=self.memory)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: weights as safetensors, the rest as JSON; see :func:`hamflow.load`."""

@@ -39,8 +39,7 @@ class HGN(VideoGenerator):
     stacked frames. Time runs backwards, faster or slower as one likes.
 
     Args:
-        size: n, the side of a frame, 8, 16, 32 or 64 [pixels].
-        channels: 1 for grey, 3 for RGB.
+        size, channels: n, the side of a frame, 8, 16, 32 or 64 [pixels]; 1 channel for grey, 3 for RGB.
         frames: the largest number of frames that the encoder reads.
         context: the fewest frames from which states are to be inferred, by a second encoder that learns what the first
             one says of all; by default as many as the videos have that it learns from, and no second encoder.
@@ -50,11 +49,11 @@ class HGN(VideoGenerator):
             :class:`Hamiltonian` of your own of d positions, whose parameters are learned.
         periodic: the positions that are angles, which pendulums that go over the top need: f draws them as points of a
             circle, of which the decoder sees cosines and sines.
-        widths: the hidden widths of the Hamiltonian and of f.
-        width: of the encoder and the decoder.
+        widths, width: the hidden widths of the Hamiltonian and of f, and that of the encoder and the decoder.
         maps: whether q, p and z are maps and all networks convolutional, as in the published model.
         scheme: of a separable Hamiltonian, a key of ``hamflow.SCHEMES``; a joint one takes the implicit midpoint.
         substeps: steps between two frames.
+        memory: ``"stored"`` or ``"constant"``: how gradients go back along the steps, see :func:`hamflow.rollout`.
         seed: for the weights at the start.
 
     Raises:
@@ -88,6 +87,7 @@ class HGN(VideoGenerator):
         maps: bool = False,
         scheme: str = "leapfrog",
         substeps: int = 1,
+        memory: str = "stored",
         seed: int = 0,
     ) -> None:
         check_shape(size, channels)
@@ -110,7 +110,7 @@ class HGN(VideoGenerator):
         super().__init__({
             "size": size, "channels": channels, "frames": frames, "context": context, "dim": dim, "code": code,
             "hamiltonian": hamiltonian, "periodic": [int(i) for i in periodic], "widths": list(widths), "width": width,
-            "maps": maps, "scheme": scheme, "substeps": substeps, "seed": seed,
+            "maps": maps, "scheme": scheme, "substeps": substeps, "memory": memory, "seed": seed,
         })  # fmt: skip
         self.assemble()
 

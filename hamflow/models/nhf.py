@@ -54,8 +54,7 @@ class NHF(nn.Module):
 
     Args:
         dim: d, the number of columns.
-        context_dim: columns of a context c of a density p(x | c), whose steps, base and encoder see features of it.
-        context_features: the number of these.
+        context_dim, context_features: columns of a context c of a density p(x | c), whose parts see features of it.
         n_steps: the number of Hamiltonian steps.
         width: the number of ridges of each potential.
         dt: the time step.
@@ -68,11 +67,11 @@ class NHF(nn.Module):
             Gaussian that leaves everything to the flow.
         components: the number of components of the base mixture over (q, p); None chooses it by validation.
         max_components: the most components that may be chosen.
-        encoder: ``"gaussian"`` or ``"flow"`` (a conditional spline flow).
-        encoder_width: the width of the encoder's hidden layers.
+        encoder, encoder_width: ``"gaussian"`` or ``"flow"`` (a conditional spline flow), and its hidden width.
         whiten: ``"auto"`` (by validation), ``"full"``, ``"diagonal"`` or ``"none"``.
         lift: the hybrid: None, ``"spline"`` (spline couplings, the identity when fresh) or a bijection of R^d.
         lift_layers, lift_width: the size of a named lift.
+        memory: ``"stored"``, ``"constant"`` or None, by depth: how gradients go back, see :class:`PhaseFlow`.
         particles: K of the training bound; 1 trains by the ELBO.
         sleep: the weight of the sleep phase, in which the encoder learns from the model's own samples.
         seed: for the weights at the start.
@@ -112,6 +111,7 @@ class NHF(nn.Module):
         lift: str | Transform | None = None,
         lift_layers: int = 4,
         lift_width: int = 32,
+        memory: str | None = None,
         particles: int = 8,
         sleep: float = 0.0,
         seed: int = 0,

@@ -83,7 +83,7 @@ def fresh_parts(config: dict[str, Any]) -> dict[str, nn.Module | None]:
             "whitening": Whitening(dim),
             "lifting": lifting,
             "features": ContextNetwork(config["context_dim"], features) if features else None,
-            "flow": PhaseFlow(Splitting(energy, scheme), n_steps=n_steps, dt=dt),
+            "flow": PhaseFlow(Splitting(energy, scheme), n_steps=n_steps, dt=dt, memory=config["memory"]),
             "base": fresh_base(config, config["components"] or 1),
             # With fresh potentials the steps are free motion; this takes it back first, so the whole is the identity.
             "drift": PhaseFlow(Drift(QuadraticKinetic(dim)), dt=n_steps * dt, reverse=True),
