@@ -196,9 +196,9 @@ class MLPPotential(Energy):
         return _mlp_gradient(x, self.readout[k], *(part[k] for part in (*self.weights, *self.biases)))
 
     def slopes(self, times: Sequence[Time]) -> list[Slope]:
-        """The gradients at many times, as functions of the parameters of their layers."""
+        """The gradients at many times, in closed form with their derivatives."""
         layers = list(zip(*(part.unbind() for part in (self.readout, *self.weights, *self.biases)), strict=True))
-        return [Slope(_mlp_gradient, layers[self.layer(t)]) for t in times]
+        return [Slope(_mlp_gradient, layers[self.layer(t)], _mlp_pullback) for t in times]
 
 
 def _mlp_gradient(x: Tensor, readout: Tensor, *parameters: Tensor) -> Tensor:
@@ -213,3 +213,34 @@ def _mlp_gradient(x: Tensor, readout: Tensor, *parameters: Tensor) -> Tensor:
         # (1 - h^2) times the cotangent as one operation: large batches wait for memory, not for arithmetic.
         cotangent = torch.ops.aten.tanh_backward(cotangent, state) @ weight
     return cotangent
+
+
+def _mlp_pullback(x: Tensor, u: Tensor, readout: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    # With h_i = tanh(W_i h_{i-1} + b_i): the gradient goes down, c_i = d_{i+1} W_{i+1} and d_i = c_i (1 - h_i^2); its
+    # cotangents e_i of d_i go up, and those of the h_i down again.
+    n, shape = len(parameters) // 2, x.shape
+    weights, biases = parameters[:n], parameters[n:]
+    x, u = x.reshape(-1, shape[-1]), u.reshape(-1, shape[-1])
+    states = [x]
+    for weight, bias in zip(weights, biases, strict=True):
+        states.append(torch.addmm(bias, states[-1], weight.mT).tanh_())
+    cotangents, d = [readout.expand_as(states[-1])], [x] * n
+    for i in reversed(range(n)):
+        d[i] = torch.ops.aten.tanh_backward(cotangents[0], states[i + 1])
+        cotangents.insert(0, d[i] @ weights[i])
+    bent: list[Tensor] = []
+    g_weights: list[Tensor] = []
+    g_biases: list[Tensor] = []
+    down = u
+    for i in range(n):
+        up = down @ weights[i].mT
+        g_weights.append(d[i].mT @ down)
+        bent.append(up * cotangents[i + 1] * states[i + 1])
+        down = torch.ops.aten.tanh_backward(up, states[i + 1])
+    g_readout, g_state = down.sum(0), torch.zeros_like(down)
+    for i in reversed(range(n)):
+        inner = torch.ops.aten.tanh_backward(torch.sub(g_state, bent[i], alpha=2), states[i + 1])
+        g_biases.insert(0, inner.sum(0))
+        g_weights[i] = torch.addmm(g_weights[i], inner.mT, states[i])
+        g_state = inner @ weights[i]
+    return cotangents[0].view(shape), g_state.view(shape), g_readout, *g_weights, *g_biases
