@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-EXPERIMENTS := density_2d learning_rates density_tabular fit_time hnn hnn_speed solar_system lnn lnn_speed hnn_pixels hgn hgn_speed posteriors guide_speed calibration physics_in_pyro
+EXPERIMENTS := density_2d learning_rates density_tabular fit_time hnn hnn_speed solar_system lnn lnn_speed hnn_pixels hgn hgn_speed posteriors guide_speed calibration physics_in_pyro benchmarks/run
 
 # One thread a process: the tests run in two processes, and threads that outnumber the cores slow each other down.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg

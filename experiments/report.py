@@ -39,6 +39,13 @@ HIGHER_IS_BETTER = {
     "times_ess_per_gradient",
     "covered_between",
     "covered_ahead",
+    "speedup_train_over_nhf_autograd",
+    "speedup_train_over_zuko_nsf",
+    "speedup_sample_over_nflows_rq_nsf",
+    "speedup_sample_over_zuko_nsf",
+    "speedup_sample_over_zuko_cnf",
+    "speedup_over_scipy",
+    "matmul_share_stored_d256",
 }
 VERDICTS = ("short", "reached", "stretch reached")
 

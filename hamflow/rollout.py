@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from hamflow.errors import InputError, RolloutError, SolveError, check_choice, check_positive, is_number
 from hamflow.steps import Step
+from hamflow.steps.parts import Walker
 from hamflow.steps.reversible import MEMORIES, keeps_nothing, path
 
 
@@ -68,10 +69,10 @@ def rollout(
         if check:
             _check_finite(walked, t, dt)
         return walked
-    states = [torch.cat((q, p), dim=-1)]
+    states, walk = [torch.cat((q, p), dim=-1)], Walker()
     for k in tqdm(range(n_steps), disable=not progress, desc="rollout", unit="step", dynamic_ncols=True):
         try:
-            q, p = step.iterate(q, p, t + k * dt, small, substeps)
+            q, p = walk(step.moves(q, t + k * dt, small, substeps), q, p)
         except SolveError as error:
             raise RolloutError(
                 f"the rollout stopped between times {t + k * dt:g} and {t + (k + 1) * dt:g}: {error}",

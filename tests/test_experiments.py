@@ -296,6 +296,15 @@ def test_quick_run_of_the_speed_of_guides(tmp_path: Path) -> None:
     _quick("guide_speed.py", tmp_path / "quick")
 
 
+def test_quick_run_of_the_benchmarks(tmp_path: Path) -> None:
+    _quick("benchmarks/run.py", tmp_path / "quick")
+    rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
+    found = {row["metric"]: row["value"] for row in rows}
+    assert found["memory_growth"] < 1.1 and found["lattice_error_float32"] == 0.0
+    assert {"speedup_train_over_nhf_autograd", "speedup_over_scipy", "matmul_share_stored_tiny"} <= found.keys()
+    assert {row["metric"] for row in rows if "bar" in row} <= overview.MEANINGS.keys()
+
+
 def test_quick_run_of_calibration(tmp_path: Path) -> None:
     _quick("calibration.py", tmp_path / "quick")
 

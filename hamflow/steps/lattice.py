@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -88,12 +87,11 @@ class LatticeSplitting(Splitting):
         self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The kicks and drifts of ``n_steps`` steps, or of their inverse, between a look at either end."""
-        # Neighbours at one time share their force, and are rounded one by one.
-        groups = [list(group) for _, group in groupby(self._stages(n_steps), lambda stage: (stage[0], stage[2]))]
-        slopes = self._slopes([(group[0][0], t + group[0][2] * dt) for group in groups])
+        stages = self._stages(n_steps)
+        slopes = self._slopes([(kick, t + time * dt) for kick, _, time in stages])
         parts = [
-            _Rounded(self, slope, [(-f if kick is not backwards else f) * dt for kick, f, _ in group], kick=group[0][0])
-            for slope, group in zip(slopes, groups, strict=True)
+            _Rounded(self, slope, (-f if kick is not backwards else f) * dt, kick=kick, time=t + time * dt)
+            for slope, (kick, f, time) in zip(slopes, stages, strict=True)
         ]
         return [_Look(self.entered), *(parts[::-1] if backwards else parts), _Look(self.checked)]
 
@@ -127,15 +125,12 @@ class LatticeSplitting(Splitting):
 
 
 class _Rounded(Shear):
-    def __init__(self, lattice: LatticeSplitting, slope: Slope, changes: Sequence[Time], *, kick: bool) -> None:
-        super().__init__(slope, sum(changes), kick=kick)
+    def __init__(self, lattice: LatticeSplitting, slope: Slope, change: Time, *, kick: bool, time: Time) -> None:
+        super().__init__(slope, change, kick=kick, time=time)
         self.lattice = lattice
-        self.changes = changes
 
     def add(self, x: Tensor, slope: Tensor, sign: int) -> Tensor:
-        for change in self.changes:
-            x = self.lattice.moved(x, slope, sign * change)
-        return x
+        return self.lattice.moved(x, slope, sign * self.change)
 
 
 class _Look(Part):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
-from hamflow.energies.slope import Slope, summed_to
+from hamflow.energies.slope import Slope, learned, summed_to
 from hamflow.errors import InputError
 
 #: A state, and the cotangents of one.
@@ -48,12 +49,14 @@ class Shear(Part):
         slope: of V or T.
         change: -c or c, a number or a tensor that broadcasts to (*batch, d).
         kick: which of the two it is.
+        time: at which the slope is taken.
     """
 
-    def __init__(self, slope: Slope, change: Time, *, kick: bool) -> None:
+    def __init__(self, slope: Slope, change: Time, *, kick: bool, time: Time) -> None:
         self.slope = slope
         self.change = change
         self.kick = kick
+        self.time = time
         self.tensors = slope.tensors
 
     def opaque(self) -> bool:
@@ -67,9 +70,18 @@ class Shear(Part):
 
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         """The map, q and p of shape (*batch, d)."""
-        if self.kick:
-            return q, self.add(p, self.slope(q), 1)
-        return self.add(q, self.slope(p), 1), p
+        return self.move(q, p, self.slope(q if self.kick else p))
+
+    def goes_on(self, before: Shear) -> bool:
+        """Whether its slope is that of the shear before it: at one time, of what that has not moved."""
+        if self.kick is not before.kick or isinstance(self.time, Tensor) or isinstance(before.time, Tensor):
+            return False
+        # Ends of steps are sums in different orders.
+        return abs(self.time - before.time) <= 1e-12 * (1 + abs(self.time))
+
+    def move(self, q: Tensor, p: Tensor, slope: Tensor) -> Pair:
+        """The map, its slope being known."""
+        return (q, self.add(p, slope, 1)) if self.kick else (self.add(q, slope, 1), p)
 
     def add(self, x: Tensor, slope: Tensor, sign: int) -> Tensor:
         """The change of a coordinate (*batch, d), or with -1 as the sign its undoing."""
@@ -113,13 +125,18 @@ class Whole(Part):
     Args:
         there: the step with its time and its dt, of (q, p).
         back: its inverse.
-        tensors: those that it is known to depend on.
+        owner: the step itself.
     """
 
-    def __init__(self, there: Callable[..., Pair], back: Callable[..., Pair], tensors: tuple[Tensor, ...]) -> None:
+    def __init__(self, there: Callable[..., Pair], back: Callable[..., Pair], owner: nn.Module) -> None:
         self.there = there
         self.back = back
-        self.tensors = tensors
+        self._owner = owner
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """What the step is known to depend on; looked for where a gradient is wanted."""
+        return learned(self._owner)
 
     def opaque(self) -> bool:
         """Always: there is no telling what a step depends on."""
@@ -136,11 +153,30 @@ class Whole(Part):
         return (q, p), (g_q, g_p), grads
 
 
+class Walker:
+    """Parts one after the other; neighbours that kick, or drift, at one time share a slope, over ends of steps too."""
+
+    def __init__(self) -> None:
+        self._known: Shear | None = None
+        self._slope: Tensor | None = None
+
+    def __call__(self, parts: Iterable[Part], q: Tensor, p: Tensor) -> Pair:
+        """The end of the parts from (q, p), which is where the last call ended."""
+        for part in parts:
+            if not isinstance(part, Shear):
+                q, p = part(q, p)
+                self._known = self._slope = None
+                continue
+            if self._slope is None or self._known is None or not part.goes_on(self._known):
+                self._slope = part.slope(q if part.kick else p)
+            q, p = part.move(q, p, self._slope)
+            self._known = part
+        return q, p
+
+
 def run(parts: Iterable[Part], q: Tensor, p: Tensor) -> Pair:
     """One part after the other."""
-    for part in parts:
-        q, p = part(q, p)
-    return q, p
+    return Walker()(parts, q, p)
 
 
 def unknown_leaves(outputs: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> list[Tensor]:

@@ -78,8 +78,8 @@ class Splitting(Step):
         stages = self.scheme.stages(n_steps)
         slopes = self._slopes([(kick, t + time * dt) for kick, _, time in stages])
         parts: list[Part] = [
-            Shear(slope, (-fraction if kick is not backwards else fraction) * dt, kick=kick)
-            for slope, (kick, fraction, _) in zip(slopes, stages, strict=True)
+            Shear(slope, (-fraction if kick is not backwards else fraction) * dt, kick=kick, time=t + time * dt)
+            for slope, (kick, fraction, time) in zip(slopes, stages, strict=True)
         ]
         return parts[::-1] if backwards else parts
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
-from hamflow.energies.slope import learned
 from hamflow.steps.parts import Part, Whole
 
 
@@ -61,11 +60,11 @@ class Step(nn.Module):
         self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """``n_steps`` steps, or their inverse, as maps of states like q, each undone from where it led."""
-        tensors, found = learned(self), []
+        found: list[Part] = []
         for k in reversed(range(n_steps)) if backwards else range(n_steps):
             there, back = (partial(move, t=t + k * dt, dt=dt) for move in (self.__call__, self.inverse))
-            found.append(Whole(back, there, tensors) if backwards else Whole(there, back, tensors))
-        return list(found)
+            found.append(Whole(back, there, self) if backwards else Whole(there, back, self))
+        return found
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """The log absolute determinant of the Jacobian of ``n_steps`` steps from (q, p), (*batch, d) -> (*batch,).

@@ -1,0 +1,80 @@
+"""Speed and memory: every comparison in turns on one machine, so that ratios hold where times do not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Scripts beside this one, and those of all experiments.
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+
+import report
+import runner
+
+NAME = "benchmarks"
+DENSITIES = {f"density_d{dim}": dim for dim in (2, 16, 64, 256)}
+DEPTHS = {"depth_nhf": "nhf", "depth_rollout": "rollout"}
+CASES = (*DENSITIES, *DEPTHS, "lattice", "rollouts", "matmul")
+NOTES = """
+Process time on one thread, the contenders of a case in turns; speedups are how many times longer another takes than
+nhf, round by round, the median with its quartiles. The machine is named at the end.
+
+density_dD: batches of 512 rows of D columns. nhf has 16 leapfrog steps of width 64 and trains by the ELBO, nhf_8 by
+the bound of 8 particles that is the default, nhf_constant in constant memory, nhf_autograd with forces by automatic
+differentiation. Rivals as they come, with hidden layers of 64: params stand beside times, and likelihoods at equal
+parameters in results/density_2d and density_tabular. log_prob of nhf is its bound with 256 particles, the default; of
+pyro_iaf the inverse of the fast direction. Continuous flows (zuko_cnf, an exact trace; ffjord, torchdiffeq's adjoint
+and a random one) up to d = 16.
+
+- train, log_prob, sample: of one batch. train_memory: the most that tensors take during a step.
+
+depth_nhf: the density of (q, p) of an NHF of one potential; depth_rollout: a loss of nine states of a motion by an MLP
+energy. Of the same time, in more and more steps.
+
+- memory_growth: of constant memory, depth 1000 over depth 10. times_stored: time over that of the stored graph, the
+  worst depth. gradient_error: the largest relative distance of a parameter's gradient from the stored graph's at depth
+  1000.
+
+lattice: the largest error of 100 states after 10 000 steps and as many back.
+
+rollouts: 1000 motions of 1000 states in double precision, against SciPy's RK45 at the coarsest tolerance that is as
+accurate; it is timed on eight of them, with the network as its right-hand side.
+
+matmul: a loss and its gradients of 4 leapfrog steps, batch 4096; the share is of the rate that products of the same
+shapes reach, counting six of them a force; in constant memory eight are computed.
+"""
+
+
+def work(run: runner.Run) -> list[report.Row]:
+    """One case."""
+    import densities
+    import depth
+    import matmul
+    import rollouts
+    import torch
+
+    torch.set_num_threads(1)
+    configuration = dict(run.configuration)
+    if run.case in DENSITIES:
+        return densities.work(DENSITIES[run.case], run.seed, configuration)
+    if run.case in DEPTHS:
+        return depth.work(DEPTHS[run.case], run.seed, configuration)
+    return {"lattice": depth.lattice, "rollouts": rollouts.work, "matmul": matmul.work}[run.case](
+        run.seed, configuration
+    )
+
+
+def main() -> None:
+    """Run what the command line asks for, then write the table and the overview."""
+    import turns
+
+    runner.take_turns(
+        NAME, __doc__ or "", "Speed and memory", f"{NOTES}\nMachine: {turns.machine()}.\n", CASES, "hamflow", work,
+        quick=(["density_d2", "depth_rollout", "lattice", "rollouts", "matmul"],
+               {"quick": True, "rounds": 2, "seconds": 0.001}),
+        full={"quick": False, "rounds": 10, "seconds": 0.2},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
