@@ -8,7 +8,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoNormal
+from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
 import hamflow as hf
@@ -51,6 +52,81 @@ def test_verdicts() -> None:
     assert narrow.elbo < narrow.evidence < EVIDENCE + 0.05 and narrow.effective_draws < 400
     middle = diagnose(gaussian(0.64), conjugate, draws=20_000)
     assert middle.pareto_k == pytest.approx(1 - 0.64**2, abs=0.12) and "usable" in str(middle)
+
+
+def test_a_mode_that_is_never_drawn_is_not_vouched_for() -> None:
+    def two() -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 20.0))
+        pyro.sample("x", dist.Normal(m.abs(), 1.0), obs=torch.tensor(10.0))
+
+    guide = AutoNormal(two)
+    guide()
+    with torch.no_grad():
+        guide.locs.m.copy_(torch.tensor(10.0))
+        guide.scales.m = torch.tensor(1.0)
+    verdict = str(diagnose(guide, two))
+    assert "good" in verdict and "no mode that was never drawn" in verdict
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_point_has_no_density_to_weigh(vectorize: bool) -> None:
+    def model() -> None:
+        m = pyro.sample("m", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(m, s[..., None]).to_event(1), obs=torch.ones(2))
+
+    with pytest.raises(hf.InputError, match="guide site m is a point"):
+        diagnose(AutoDelta(model), model, vectorize=vectorize)
+    mixed = AutoGuideList(model)
+    mixed.append(AutoDelta(poutine.block(model, expose=["m"])))
+    mixed.append(AutoNormal(poutine.block(model, expose=["s"])))
+    with pytest.raises(hf.InputError, match="guide site m is a point"):
+        diagnose(mixed, model)
+    # Pyro's continuous guides map a draw to their sites by Deltas, which are none.
+    for guide in (AutoMultivariateNormal(model), hf.AutoHamiltonianFlow(model), AutoNormal(model)):
+        assert log_weights(guide, model, draws=4, vectorize=vectorize).isfinite().all()
+
+
+def test_a_minibatch_that_is_gone_through_row_by_row_is_refused() -> None:
+    def model() -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        for i in pyro.plate("rows", 3, subsample_size=2):
+            pyro.sample(f"x_{i}", dist.Normal(m, 0.5), obs=OBSERVED[i])
+
+    guide = AutoNormal(model)
+    for job in (
+        lambda: log_weights(guide, model, draws=4),
+        lambda: hf.ImportanceWeightedELBO(4, max_plate_nesting=1).loss(model, guide),
+    ):
+        with pytest.raises(hf.InputError, match="plate rows goes through its minibatch row by row"):
+            job()
+
+
+def test_the_gradient_of_the_bound_is_its_gradient_with_minibatches_too(float64: torch.dtype) -> None:
+    data = torch.linspace(-1, 2, 40)
+
+    def model() -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", 40, subsample_size=10) as rows:
+            pyro.sample("x", dist.Normal(m, 1.0), obs=data[rows])
+
+    loc = torch.tensor(0.3, requires_grad=True)
+
+    def guide() -> None:
+        pyro.sample("m", dist.Normal(loc, 0.4))
+
+    def value(at: float) -> Tensor:
+        pyro.set_rng_seed(3)
+        bound = hf.ImportanceWeightedELBO(8, max_plate_nesting=1)
+        bound._product, bound._square = 0.6, 1.0
+        with torch.no_grad():
+            loc.fill_(at)
+        return bound.differentiable_loss(model, guide)
+
+    step = 1e-5
+    differences = (value(0.3 + step) - value(0.3 - step)) / (2 * step)
+    (gradient,) = torch.autograd.grad(value(0.3), loc)
+    assert float(gradient) == pytest.approx(float(differences), rel=1e-5)
 
 
 def subsampled() -> None:
@@ -105,6 +181,16 @@ def test_draws_for_arviz() -> None:
     assert data.posterior["theta"].shape == (4, 100, 8) and data.sample_stats["diverging"].shape == (4, 100)
     single = to_arviz({"mu": torch.randn(50)}, chains=False, observed_data={"x": OBSERVED})
     assert single.posterior["mu"].shape == (1, 50) and single.observed_data["x"].shape == (3,)
+
+
+def test_few_draws_have_few_levels() -> None:
+    ranks = torch.arange(11).repeat(50)
+    few = hf.inference.Calibration({"m": ranks}, draws=10)
+    assert float(few.coverage(0.9)["m"]) == pytest.approx(few.attainable(0.9)) == pytest.approx(9 / 11)
+    for bins in (1, 12, 20):
+        with pytest.raises(hf.InputError, match=f"bins = {bins}, expected 2 to 11"):
+            few.p_values(bins)
+    assert float(few.p_values(11)["m"]) == pytest.approx(1.0)
 
 
 def missing(_: Any) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
@@ -36,8 +37,8 @@ class ImportanceWeightedELBO(ELBO):
         max_plate_nesting: of the model; found by a trial run where it is not given.
 
     Raises:
-        InputError: K is none; (when called) a site is under two subsampled plates, a minibatch has one row, or a guide
-            site is not reparameterised.
+        InputError: K is none; (when called) a site is under two subsampled plates or one that is gone through row by
+            row, a minibatch has one row, or a guide site is not reparameterised.
 
     References:
         Burda et al. (2016), Importance Weighted Autoencoders, arXiv 1509.00519, for the bound; Donsker and Varadhan
@@ -104,13 +105,34 @@ class ImportanceWeightedELBO(ELBO):
         """Log p(x, z) - log q(z) of K draws of the guide, (K,).
 
         Raises:
-            InputError: the model draws minibatches.
+            InputError: the model draws minibatches, or a site of the guide is a point, which has no density.
         """
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             if any(_cut(site) for site in model_trace.nodes.values()):
                 raise InputError("model draws minibatches, expected one that sees all of its data here")
+            self._check_points(guide_trace)
             return self._halves(model_trace, guide_trace)[0]
         raise AssertionError("there is always a trace")
+
+    def _check_points(self, guide_trace: poutine.Trace) -> None:
+        # A Delta whose value is a map of a draw is different for every particle, and a point estimate is not.
+        sites = list(guide_trace.iter_stochastic_nodes())
+        alone = all(_is_point(site["fn"]) for _, site in sites)
+        for name, site in sites:
+            if not _is_point(site["fn"]):
+                continue
+            value: Any = site["value"]
+            law: Any = site["fn"]
+            if alone or (self.num_particles > 1 and not self._varies(value, len(law.event_shape))):
+                raise InputError(
+                    f"guide site {name} is a point, the same in every draw, expected a distribution: a point has no "
+                    "density that weights could be made of"
+                )
+
+    def _varies(self, value: Tensor, event_dim: int) -> bool:
+        # From particle to particle.
+        dim = int(self.max_plate_nesting) + event_dim
+        return value.ndim >= dim and bool((value != value.narrow(-dim, 0, 1)).any())
 
     def _halves(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[Tensor, Tensor]:
         # Log weights (K,) by one half of every minibatch and by the other.
@@ -149,12 +171,25 @@ class ImportanceWeightedELBO(ELBO):
         return log_prob.sum().expand(self.num_particles)
 
 
+def _is_point(law: Any) -> bool:
+    while isinstance(law, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
+        law = law.base_dist
+    return isinstance(law, dist.Delta)
+
+
 def _cut(site: Any) -> list[Any]:
     # The plates of a site that see a part of the data.
-    stack = site.get("cond_indep_stack", ())
-    return [frame for frame in stack if frame.vectorized and frame.full_size and frame.size < frame.full_size]
+    cut = [frame for frame in site.get("cond_indep_stack", ()) if frame.full_size and frame.size < frame.full_size]
+    for frame in cut:
+        if not frame.vectorized:
+            raise InputError(
+                f"plate {frame.name} goes through its minibatch row by row, expected a vectorised one: "
+                f"with pyro.plate({frame.name!r}, ...)"
+            )
+    return cut
 
 
 def _bound(weighing: Tensor, values: Tensor) -> Tensor:
-    share = weighing.detach().log_softmax(0)
+    # With its graph: these weights are the best ones only where they come from the values themselves.
+    share = weighing.log_softmax(0)
     return (share.exp() * (values - share)).sum() - math.log(len(share))

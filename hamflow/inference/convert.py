@@ -43,8 +43,10 @@ def to_arviz(posterior: Mapping[str, Any], *, chains: bool = True, **groups: Map
                 array = array if chains else array[None]
                 if array.ndim < 2:
                     raise InputError(f"{group}[{name!r}] has shape {array.shape}, expected (chain, draw, ...)")
+                # Predictions and priors may be as many as one likes; what belongs to a draw must have one.
+                paired = group in ("posterior", "sample_stats", "log_likelihood", "posterior_predictive")
                 first = first or (name, array.shape[:2])
-                if group == "posterior" and array.shape[:2] != first[1]:
+                if paired and array.shape[:2] != first[1]:
                     raise InputError(
                         f"{group}[{name!r}] has {array.shape[0]} chains of {array.shape[1]} draws, expected those of "
                         f"{first[0]!r}, {first[1][0]} of {first[1][1]}"

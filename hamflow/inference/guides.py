@@ -55,10 +55,12 @@ class AutoHamiltonianFlow(AutoContinuous):
             size of one, (c,): the guide then learns the posteriors of all data that it is trained on at once.
         start: ``"median"``: at ``init_loc_fn`` with ``init_scale``; ``"prior"``: as wide as the prior;
             ``"laplace"``: as the Gaussian that matches the posterior at its mode, if there is one; ``"best"``: the one
-            of the three that has the best bound; with a context, which stands for many posteriors, the prior.
+            of the three that has the best bound, beyond 100 latents without the mode, whose curvature takes long; with
+            a context, which stands for many posteriors, the prior.
         init_loc_fn: where latents start, as for Pyro's guides.
         init_scale: the standard deviation of the unconstrained latents at the start.
         seed: for the weights at the start.
+        name: of the guide in the parameter store; two in one store need two.
 
     Raises:
         InputError: an argument is out of range; (when called) the context is no vector, or of another size than it was.
@@ -99,6 +101,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = _SPREAD,
         seed: int = 0,
+        name: str = "AutoHamiltonianFlow",
     ) -> None:
         check_choice("start", start, STARTS)
         check_positive("init_scale", init_scale)
@@ -106,6 +109,7 @@ class AutoHamiltonianFlow(AutoContinuous):
         if context is not None and not callable(context):
             raise InputError(f"context is a {type(context).__name__}, expected a function of the model's arguments")
         super().__init__(model, init_loc_fn=init_loc_fn)
+        self._pyro_name = name
         self._settings = {"n_steps": n_steps, "width": width}
         # What is out of range is said here, not at the first call.
         PhaseMap(1, **self._settings)
@@ -172,14 +176,17 @@ class AutoHamiltonianFlow(AutoContinuous):
 
         found = [(loc, scale_tril)]
         start = "prior" if self._start == "best" and self._context is not None else self._start
-        if start in ("best", "prior"):
-            found.append(prior_moments(lambda: self._prior_draw(*args, **kwargs)))
-        if start == "laplace" or (start == "best" and self.latent_dim <= _CURVED):
-            try:
-                found.append(laplace(log_density, loc))
-            except InputError:
-                if start == "laplace":
-                    raise
+        wanted: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+            "prior": lambda: prior_moments(lambda: self._prior_draw(*args, **kwargs)),
+            "laplace": lambda: laplace(log_density, loc),
+        }
+        for name, find in wanted.items():
+            if start == name or (start == "best" and (name == "prior" or self.latent_dim <= _CURVED)):
+                try:
+                    found.append(find())
+                except InputError:
+                    if start == name:
+                        raise
         if start != "best":
             return found[-1]
         return max(found, key=lambda start: gaussian_bound(log_density, *start))

@@ -95,7 +95,9 @@ def observe_path(
         # Whole turns that take the measured angle next to the path; a step function, so it has no gradient.
         turns = ((q_path.detach() - measured) / (2 * math.pi)).round()
         measured = measured + 2 * math.pi * turns * torch.zeros(d).index_fill(0, torch.tensor(turning), 1.0).to(q)
-    pyro.sample(name, dist.Normal(q_path, scale).to_event(2), obs=measured)
+    # One path that leaves the finite numbers is a proposal to reject, and no reason to stop.
+    law = dist.Normal(q_path, scale, validate_args=False).to_event(2)
+    pyro.sample(name, law, obs=measured)
     return q_path, p_path
 
 
