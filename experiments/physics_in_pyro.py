@@ -29,15 +29,14 @@ NUMBERS = ("length", "friction", "noise", "zero", "angle", "speed")
 NOTES = f"""
 Mean and standard error over the seeds, which draw the noise of inference anew: the data are one swing of a real
 pendulum and stay the same. Angles alone are used, every {EVERY}th frame of the first {SEEN:g} units of time; held out
-are the other frames of that part (between) and all frames of the next {AHEAD:g} units (ahead). Residuals
-agree from frame to frame (residual_correlation_1, _4, _8: one, four, eight frames apart), and the likelihood takes them
-as independent: every eighth frame makes that less wrong, and bands ahead show what is left.
+are the other frames of that part (between) and all frames of the next {AHEAD:g} units (ahead). Residuals agree
+from frame to frame (residual_correlation_1, _4, _8: one, four, eight frames apart), and the likelihood takes them as
+independent: every eighth frame makes that less wrong, and bands ahead show what is left.
 
 The law is q'' = -(g / l) sin(q - zero) - friction q', with the angle and speed of the first frame, the zero of the
 angle and the noise unknown. The mass is not in it: angles leave its posterior at its prior. The length is the
 equivalent length with g = {GRAVITY} if the file's unit of time were a second; what is measured is g / l. The file's
-velocities, which are not used, are 4 % smaller than the slopes of its angles, which is why g / l is larger than the
-1.28 that fits velocities and angles together.
+velocities, which are not used, are smaller than the slopes of its angles.
 
 - nuts: two chains in the coordinates of the Gaussian at the mode; r_hat, the largest, and ess, the smallest bulk
   effective sample size, over the six numbers. auto_hamiltonian_flow: SVI. Both float64.
