@@ -87,6 +87,38 @@ def test_a_point_has_no_density_to_weigh(vectorize: bool) -> None:
         assert log_weights(guide, model, draws=4, vectorize=vectorize).isfinite().all()
 
 
+def test_a_site_of_one_side_alone_has_no_weight() -> None:
+    def model() -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        pyro.sample("b", dist.Normal(0.0, 0.001))
+        pyro.sample("x", dist.Normal(a, 1.0), obs=torch.tensor(1.0))
+
+    guide = AutoNormal(poutine.block(model, hide=["b"]))
+    for job in (lambda: diagnose(guide, model), lambda: hf.ImportanceWeightedELBO(4).loss(model, guide)):
+        with pytest.raises(hf.InputError, match=r"model has the latent sites \['a', 'b'\] and guide \['a'\]"):
+            job()
+
+
+def test_a_model_that_takes_no_dimensions_on_the_left_is_found_out() -> None:
+    table, y = torch.randn(6, 2), torch.randn(6)
+
+    def sums(kind: str) -> Callable[[], None]:
+        def model() -> None:
+            b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = table @ b if kind == "product" else (table * b[..., None, :]).sum(-1)
+            with pyro.plate("rows", 6):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+        return model
+
+    for kind, message in (("product", "model fails with many draws at once"), ("sum", "model has a log density of")):
+        model = sums(kind)
+        guide = AutoNormal(model)
+        with pytest.raises(hf.InputError, match=message + ".*vectorize=False"):
+            diagnose(guide, model)
+        assert log_weights(guide, model, draws=3, vectorize=False).isfinite().all()
+
+
 def test_a_minibatch_that_is_gone_through_row_by_row_is_refused() -> None:
     def model() -> None:
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
@@ -205,7 +237,24 @@ def missing(_: Any) -> dict[str, Tensor]:
         (lambda: log_weights(AutoNormal(subsampled), subsampled, draws=4), "model draws minibatches"),
         (lambda: to_arviz({"mu": torch.zeros(5)}), r"posterior\['mu'\] has shape \(5,\)"),
         (lambda: to_arviz({"a": torch.zeros(2, 5), "b": torch.zeros(2, 4)}), "2 chains of 4 draws, expected"),
+        (
+            lambda: to_arviz({"a": torch.zeros(2, 5)}, sample_stats={"lp": torch.zeros(3, 5)}),
+            r"sample_stats\['lp'\] has 3 chains of 5 draws, expected those of 'a', 2 of 5",
+        ),
+        (lambda: to_arviz({"a": torch.zeros(2, 5)}, sample_stat={"lp": torch.zeros(2, 5)}), r"has \['sample_stat'\]"),
+        (lambda: to_arviz(torch.zeros(2, 5)), "posterior is a Tensor, expected draws by site"),
+        (lambda: log_weights("guide", conjugate), "guide is a str, expected a function"),
         (lambda: ranks_of(1.0).coverage(1.0), "level = 1.0"),
+        (
+            lambda: simulation_based_calibration(lambda: OBSERVED, missing, progress=False),
+            "simulate gives a Tensor, expected parameters by name",
+        ),
+        (
+            lambda: simulation_based_calibration(
+                lambda: ({"m": 1.0}, None), lambda _: {"m": torch.full((9,), torch.nan)}, progress=False
+            ),
+            "gives NaN for 'm'",
+        ),
         (
             lambda: simulation_based_calibration(lambda: ({"m": OBSERVED}, None), missing, progress=False),
             "expected 'm' among them",

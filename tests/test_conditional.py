@@ -207,7 +207,7 @@ REFUSED = {
     "rows": (lambda m: m.log_prob(ROWS, CONTEXT[:7]), r"context has shape \(7, 3\) for x of shape \(30, 2\)"),
     "rows in fit": (lambda m: m.fit(ROWS, CONTEXT[:7], epochs=1), r"context has shape \(7, 3\), expected \(30, 3\)"),
     "nan": (lambda m: m.sample(3, CONTEXT * torch.nan), "context has 90 NaN or infinite entries"),
-    "context_dim": (lambda m: hf.NHF(2, -1), "context_dim = -1, expected a positive integer"),
+    "context_dim": (lambda m: hf.NHF(2, -1), "context_dim = -1, expected a whole number >= 0"),
     "certificate": (lambda m: m.certificate(ROWS), "context is None"),
     "trajectories": (lambda m: hf.plots.plot_trajectories(m), "model is a conditional density"),
 }
@@ -325,3 +325,16 @@ def test_contexts_that_a_guide_cannot_take_are_refused():
     growing(torch.zeros(5, 2))
     with pytest.raises(hf.InputError, match=r"context gives shape \(6,\), expected that of before, \(5,\)"):
         growing(torch.zeros(6, 2))
+
+
+@pytest.mark.parametrize(("q", "c"), [((2,), (5, 3)), ((7, 1, 2), (5, 3)), ((4, 2), (3,)), ((2,), (3,))])
+def test_a_joint_density_broadcasts_as_the_marginal_one_does(q, c):
+    model = hf.NHF(2, 3, n_steps=2, width=4).double().eval()
+    torch.manual_seed(0)
+    q, p, c = (torch.randn(shape, dtype=torch.float64) for shape in (q, q, c))
+    found = model.log_joint(q, p, context=c)
+    assert found.shape == model.log_prob(q, context=c, particles=4).shape
+    both = [x.expand(*found.shape, x.shape[-1]).reshape(-1, x.shape[-1]) for x in (q, p, c)]
+    assert torch.allclose(found.flatten(), model.log_joint(*both[:2], context=both[2]))
+    with pytest.raises(hf.InputError, match="p has shape"):
+        model.log_joint(q, p[..., None, :], context=c)

@@ -234,6 +234,42 @@ def test_copies_stores_and_pickles(tmp_path: Path) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(transform))(torch.ones(14)), transform(torch.ones(14)))
 
 
+def test_a_store_that_is_loaded_is_read_by_whatever_comes_first(tmp_path: Path) -> None:
+    guide = train(conjugate, hf.AutoHamiltonianFlow(conjugate, start="median"), 20)
+    learned = guide.median()["m"]
+    pyro.get_param_store().save(str(tmp_path / "store"))
+    for ask in (lambda g: g.median(), lambda g: g.sample_posterior(2000, seed=0), lambda g: g.quantiles([0.5])):
+        pyro.clear_param_store()
+        pyro.get_param_store().load(str(tmp_path / "store"))
+        fresh = hf.AutoHamiltonianFlow(conjugate, start="median")
+        ask(fresh)
+        torch.testing.assert_close(fresh.median()["m"], learned)
+    with pytest.raises(hf.InputError, match=r"values has shape .* in Pyro's parameter store"):
+        hf.AutoHamiltonianFlow(several).median()
+
+
+def test_a_guide_in_a_file(tmp_path: Path) -> None:
+    guide = train(conjugate, hf.AutoHamiltonianFlow(conjugate), 3)
+    torch.save(guide, tmp_path / "guide.pt")
+    again = torch.load(tmp_path / "guide.pt", weights_only=False)
+    assert torch.equal(again.sample_posterior(5, seed=0)["m"], guide.sample_posterior(5, seed=0)["m"])
+    # Training goes on with the one that was saved.
+    SVI(conjugate, guide, Adam({"lr": 0.05}), Trace_ELBO()).step()
+    torch.save(hf.AutoHamiltonianFlow(conjugate), tmp_path / "early.pt")
+    with pytest.raises(hf.InputError, match="saved before it had seen its model"):
+        torch.load(tmp_path / "early.pt", weights_only=False)()
+
+
+def test_another_model_is_refused_in_its_coordinates() -> None:
+    guide = train(conjugate, hf.AutoHamiltonianFlow(conjugate), 1)
+
+    def other() -> None:
+        pyro.sample("else", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(hf.InputError, match=r"latent site else, expected those of the guide: \['m'\]"):
+        hf.HamiltonianReparam(guide).reparam(other)()
+
+
 def test_double_precision(float64: torch.dtype) -> None:
     guide = train(several, hf.AutoHamiltonianFlow(several), 2)
     assert guide.sample_posterior(3)["theta"].dtype == torch.float64

@@ -101,6 +101,37 @@ class ImportanceWeightedELBO(ELBO):
             return -bound
         raise AssertionError("there is always a trace")
 
+    def check_vectorised(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> None:
+        """Whether a model says of one draw by itself what it says of it among many.
+
+        Raises:
+            InputError: it does not: some of its operations take the dimension of the draws for one of their own.
+        """
+        advice = "expected one that keeps dimensions on the left; vectorize=False takes one draw after the other"
+        try:
+            model_trace, _ = next(iter(self._get_traces(model, guide, args, kwargs)))
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InputError(f"model fails with many draws at once, {advice}: {error}") from error
+        _check_whole(model_trace)
+        alone = {}
+        for name in _latents(model_trace):
+            site = model_trace.nodes[name]
+            law, value = site["fn"], site["value"]
+            # The plates of the site, without that of the draws and dimensions that only lie between.
+            inner = [-frame.dim for frame in site["cond_indep_stack"] if -frame.dim < self.max_plate_nesting]
+            kept = max(inner, default=0) + len(law.event_shape)
+            alone[name] = value.select(-int(self.max_plate_nesting) - len(law.event_shape), 0)
+            alone[name] = alone[name].reshape(alone[name].shape[alone[name].ndim - kept :])
+        once = poutine.trace(poutine.condition(model, data=alone)).get_trace(*args, **kwargs).log_prob_sum()
+        among = sum(self._summed(s["log_prob"])[0] for s in model_trace.nodes.values() if s["type"] == "sample")
+        if not abs(float(once) - float(among)) <= 1e-3 * (1 + abs(float(once))) and math.isfinite(float(once)):
+            raise InputError(
+                f"model has a log density of {float(once):.6g} for a draw by itself and of {float(among):.6g} for it "
+                f"among many, {advice}"
+            )
+
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Log p(x, z) - log q(z) of K draws of the guide, (K,).
 
@@ -108,8 +139,7 @@ class ImportanceWeightedELBO(ELBO):
             InputError: the model draws minibatches, or a site of the guide is a point, which has no density.
         """
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            if any(_cut(site) for site in model_trace.nodes.values()):
-                raise InputError("model draws minibatches, expected one that sees all of its data here")
+            _check_whole(model_trace)
             self._check_points(guide_trace)
             return self._halves(model_trace, guide_trace)[0]
         raise AssertionError("there is always a trace")
@@ -136,6 +166,12 @@ class ImportanceWeightedELBO(ELBO):
 
     def _halves(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[Tensor, Tensor]:
         # Log weights (K,) by one half of every minibatch and by the other.
+        wanted, given = (_latents(trace) for trace in (model_trace, guide_trace))
+        if wanted != given:
+            raise InputError(
+                f"model has the latent sites {sorted(wanted)} and guide {sorted(given)}, expected the same: a site "
+                "that is drawn by one of them alone has no weight"
+            )
         totals: list[Any] = [0.0, 0.0]
         for sign, trace in ((1, model_trace), (-1, guide_trace)):
             for name, site in trace.nodes.items():
@@ -169,6 +205,20 @@ class ImportanceWeightedELBO(ELBO):
         if self.num_particles > 1 and log_prob.ndim >= (dim := int(self.max_plate_nesting)):
             return log_prob.movedim(-dim, 0).reshape(log_prob.shape[-dim], -1).sum(1).expand(self.num_particles)
         return log_prob.sum().expand(self.num_particles)
+
+
+def _check_whole(model_trace: poutine.Trace) -> None:
+    if any(_cut(site) for site in model_trace.nodes.values()):
+        raise InputError("model draws minibatches, expected one that sees all of its data here")
+
+
+def _latents(trace: poutine.Trace) -> set[str]:
+    return {
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not (site["infer"] or {}).get("is_auxiliary")
+        and type(site["fn"]).__name__ != "_Subsample"
+    }  # fmt: skip
 
 
 def _is_point(law: Any) -> bool:

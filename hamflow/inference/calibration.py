@@ -99,7 +99,7 @@ def simulation_based_calibration(
         progress: whether to show a progress bar.
 
     Raises:
-        InputError: a parameter is missing from what ``infer`` gives, or has another shape.
+        InputError: a parameter is missing from what ``infer`` gives, has another shape, or is NaN.
 
     References:
         Talts et al. (2018), Validating Bayesian Inference Algorithms with Simulation-Based Calibration, arXiv
@@ -121,17 +121,24 @@ def simulation_based_calibration(
     count: int | None = None
     with seeded(seed, device):
         for _ in tqdm(range(n), disable=not progress, desc="calibration", unit="data set", dynamic_ncols=True):
-            truth, data = simulate()
+            simulated = simulate()
+            if not isinstance(simulated, tuple) or len(simulated) != 2 or not isinstance(simulated[0], Mapping):
+                raise InputError(f"simulate gives a {type(simulated).__name__}, expected parameters by name and data")
+            truth, data = simulated
             draws = infer(data)
+            if not isinstance(draws, Mapping):
+                raise InputError(f"infer gives a {type(draws).__name__}, expected draws by the names of parameters")
             for name, value in truth.items():
                 if name not in draws:
                     raise InputError(f"infer gives {sorted(draws)}, expected {name!r} among them")
-                several = draws[name]
+                value, several = torch.as_tensor(value), torch.as_tensor(draws[name])
                 count = len(several) if count is None else count
                 if several.shape != (count, *value.shape):
                     raise InputError(
                         f"infer gives {name!r} of shape {tuple(several.shape)}, expected {(count, *value.shape)}"
                     )
+                if bool(several.isnan().any()) or bool(value.isnan().any()):
+                    raise InputError(f"infer or simulate gives NaN for {name!r}, which has no rank; expected numbers")
                 ranks.setdefault(name, []).append((several < value).sum(0).cpu())
     assert count is not None
     return Calibration({name: torch.stack(found) for name, found in ranks.items()}, count)

@@ -91,8 +91,9 @@ def log_weights(
         **kwargs: what both take by name.
 
     Raises:
-        InputError: the model draws minibatches, of which weights are not those of the data; a site of the guide is a
-            point, as those of ``AutoDelta`` are; a number is out of range.
+        InputError: the model draws minibatches, of which weights are not those of the data; its latent sites are not
+            those of the guide; a site of the guide is a point, as those of ``AutoDelta`` are; the model takes no
+            dimensions on the left, and ``vectorize`` is on; a number is out of range.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist, hamflow as hf
@@ -105,10 +106,15 @@ def log_weights(
         tensor([-1.5155, -1.5155, -1.5155])
     """
     check_positive("draws", draws, integer=True)
+    for name, function in (("guide", guide), ("model", model)):
+        if not callable(function):
+            raise InputError(f"{name} is a {type(function).__name__}, expected a function of the model's arguments")
     together = min(draws, _AT_ONCE) if vectorize else 1
     bound = ImportanceWeightedELBO(together, max_plate_nesting=max_plate_nesting)
     own = next(guide.parameters(), None) if isinstance(guide, torch.nn.Module) else None
     with torch.no_grad(), seeded(seed, "cpu" if own is None else own.device):
+        if together > 1:
+            bound.check_vectorised(model, guide, *args, **kwargs)
         found = [bound.log_weights(model, guide, *args, **kwargs) for _ in range(math.ceil(draws / together))]
     return torch.cat(found)[:draws]
 

@@ -55,8 +55,9 @@ class AutoHamiltonianFlow(AutoContinuous):
             size of one, (c,): the guide then learns the posteriors of all data that it is trained on at once.
         start: ``"median"``: at ``init_loc_fn`` with ``init_scale``; ``"prior"``: as wide as the prior;
             ``"laplace"``: as the Gaussian that matches the posterior at its mode, if there is one; ``"best"``: the one
-            of the three that has the best bound, beyond 100 latents without the mode, whose curvature takes long; with
-            a context, which stands for many posteriors, the prior.
+            of the three that has the best bound, beyond 100 latents without the mode, whose curvature takes long, and
+            with a context, which stands for many posteriors, the prior. It runs the model some hundred times at the
+            first call; ``"median"`` does not.
         init_loc_fn: where latents start, as for Pyro's guides.
         init_scale: the standard deviation of the unconstrained latents at the start.
         seed: for the weights at the start.
@@ -103,6 +104,9 @@ class AutoHamiltonianFlow(AutoContinuous):
         seed: int = 0,
         name: str = "AutoHamiltonianFlow",
     ) -> None:
+        for what, function in (("model", model), ("init_loc_fn", init_loc_fn)):
+            if not callable(function):
+                raise InputError(f"{what} is a {type(function).__name__}, expected a function")
         check_choice("start", start, STARTS)
         check_positive("init_scale", init_scale)
         check_seed("seed", seed)
@@ -127,9 +131,15 @@ class AutoHamiltonianFlow(AutoContinuous):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | dict.fromkeys((*_MODELS, "master"))
+        state = self.__dict__ | dict.fromkeys((*_MODELS, "master"))
+        # Pyro ties a weak reference to every parameter that was in its store, which no file can hold.
+        held = {name: value for name, value in self._parameters.items() if value is not None}
+        own = {name: torch.nn.Parameter(value.detach().clone()) for name, value in held.items()}
+        return state | {"_parameters": own}
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        if self._model is None:
+            raise InputError("guide was saved before it had seen its model, expected one that was called: guide(*args)")
         super()._setup_prototype(*args, **kwargs)
         self._check_structure(*args, **kwargs)
         loc = self._init_loc()
@@ -141,7 +151,15 @@ class AutoHamiltonianFlow(AutoContinuous):
             loc, scale_tril = self._first(loc, scale_tril, *args, **kwargs)
         phase.set_affine(loc, scale_tril)
         self.phase, values = Packed.of(phase)
-        self.values = PyroParam(values)  # type: ignore[assignment]
+        # A store that was loaded holds what was learned, whatever is asked of the guide first.
+        known = pyro.get_param_store()._params.get(f"{self._pyro_name}.values")
+        if known is not None and known.shape != values.shape:
+            raise InputError(
+                f"values has shape {tuple(known.shape)} in Pyro's parameter store, expected {tuple(values.shape)}: "
+                "they are those of another guide of the same name; name= tells guides apart, and "
+                "pyro.clear_param_store() forgets them"
+            )
+        self.values = PyroParam(values if known is None else known.detach().clone().to(values))  # type: ignore[assignment]
 
     @property
     def has_context(self) -> bool:
@@ -152,9 +170,12 @@ class AutoHamiltonianFlow(AutoContinuous):
         # The context of these data, (c,).
         if self._context is None:
             return None
-        context = torch.as_tensor(self._context(*args, **kwargs))
-        if context.ndim != 1 or not len(context):
-            raise InputError(f"context gives shape {tuple(context.shape)}, expected a vector (c,)")
+        context = self._context(*args, **kwargs)
+        if not isinstance(context, Tensor) or context.ndim != 1 or not len(context):
+            given = f"shape {tuple(context.shape)}" if isinstance(context, Tensor) else f"a {type(context).__name__}"
+            raise InputError(f"context gives {given}, expected a vector, a tensor of shape (c,)")
+        if not bool(context.isfinite().all()):
+            raise InputError("context gives NaN or infinite entries, expected finite numbers")
         return context.detach()
 
     def _seen(self, *args: Any, **kwargs: Any) -> Tensor | None:
@@ -290,8 +311,10 @@ class AutoHamiltonianFlow(AutoContinuous):
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Quantiles of every latent variable, (number of quantiles, *shape of the site) each, from draws."""
-        draws = self.sample_posterior(_DRAWS, *args, seed=self._seed, **kwargs)
         levels = torch.as_tensor(quantiles)
+        if not bool(((levels >= 0) & (levels <= 1)).all()):
+            raise InputError(f"quantiles = {quantiles!r}, expected numbers from 0 to 1")
+        draws = self.sample_posterior(_DRAWS, *args, seed=self._seed, **kwargs)
         return {
             name: torch.quantile(value.double(), levels.to(value.device, torch.float64), dim=0).to(value)
             for name, value in draws.items()

@@ -38,8 +38,8 @@ def complete_config(config: dict[str, Any]) -> None:
         config["context_features"] = max(_FEATURES, config["dim"])
     for name in ("dim", "n_steps", "width", "encoder_width", "lift_layers", "lift_width", "particles"):
         check_positive(name, config[name], integer=True)
-    if config["context_dim"] != 0:
-        check_positive("context_dim", config["context_dim"], integer=True)
+    if not is_number(config["context_dim"], integer=True) or config["context_dim"] < 0:
+        raise InputError(f"context_dim = {config['context_dim']!r}, expected a whole number >= 0")
     check_positive("context_features", config["context_features"], integer=True)
     check_positive("dt", config["dt"])
     check_seed("seed", config["seed"])
