@@ -199,7 +199,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "word": ({"noise": "a"}, "noise = 'a', expected a positive number or tensor"),
     "scalars": (
         {"step": flat()},
-        r"step leads to states of shape \(8,\) from \(\*batch, 1\), expected .* \.to_event\(1\)",
+        r"step leads to states of shape \(8,\) from \(\*batch, 1\), expected .*\.to_event\(1\)",
     ),
 }
 
