@@ -15,8 +15,8 @@ CASES = ("one_particle", "eight_particles", "sixteen_particles")
 PARTICLES = dict(zip(CASES, (1, 8, 16), strict=True))
 NOTES = f"""
 One step of SVI, with Trace_ELBO and Adam, for the mean of 50 rows of {DIM} columns: a latent dimension of {DIM}. Guides
-as they come: auto_iaf is AutoIAFNormal with its one transform, auto_hamiltonian_flow has three steps of width 32 and
-about eight times as many parameters. One thread; the guides take turns.
+as they come: auto_iaf is AutoIAFNormal with its one transform, auto_hamiltonian_flow has three steps of width 32; how
+many parameters each has stands beside its time. One thread; the guides take turns.
 
 - step: of a guide, the median over rounds of its process time.
 - times_NAME: that of auto_hamiltonian_flow over that of a guide of Pyro's, round by round, the median, with the

@@ -153,15 +153,18 @@ def work(model: str, seed: int, chosen: dict[str, Any], *, quick: bool) -> list[
         torch.manual_seed(seed)
         # Of NHF with as many components as it may choose.
         peer = build_peer(model, peers.count_parameters(hf.NHF(2, 2, components=24)))
+        # Both sides standardised, as NHF does for itself.
         loc, scale = x.mean(0), x.std(0)
+        centre, width = theta.mean(0), theta.std(0)
         start = time.process_time()
-        fit(peer, torch.cat((theta, (x - loc) / scale), 1), **training)
+        fit(peer, torch.cat(((theta - centre) / width, (x - loc) / scale), 1), **training)
         seconds = time.process_time() - start
         params = peers.count_parameters(peer)
         with torch.no_grad():
-            nll = -float(peer.given((fresh[1] - loc) / scale).log_prob(fresh[0]).mean())
+            law = peer.given((fresh[1] - loc) / scale)
+            nll = -float(law.log_prob((fresh[0] - centre) / width).mean() - width.log().sum())
             torch.manual_seed(seed)
-            draws = peer.given((seen - loc) / scale).sample((chosen["draws"],))
+            draws = centre + width * peer.given((seen - loc) / scale).sample((chosen["draws"],))
     cost = {"params": params, "train_seconds": round(seconds, 1)}
     found = {"c2st": c2st(reference[: len(draws)], draws), "nll": nll}
     bars = {"c2st": 0.6} if model == "nhf" else {}

@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,18 +234,116 @@ def test_copies_stores_and_pickles(tmp_path: Path) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(transform))(torch.ones(14)), transform(torch.ones(14)))
 
 
+def test_a_store_that_is_loaded_is_read_by_whatever_comes_first(tmp_path: Path) -> None:
+    guide = train(conjugate, hf.AutoHamiltonianFlow(conjugate, start="median"), 20)
+    learned = guide.median()["m"]
+    pyro.get_param_store().save(str(tmp_path / "store"))
+    for ask in (lambda g: g.median(), lambda g: g.sample_posterior(2000, seed=0), lambda g: g.quantiles([0.5])):
+        pyro.clear_param_store()
+        pyro.get_param_store().load(str(tmp_path / "store"))
+        fresh = hf.AutoHamiltonianFlow(conjugate, start="median")
+        ask(fresh)
+        torch.testing.assert_close(fresh.median()["m"], learned)
+    with pytest.raises(hf.InputError, match=r"values has shape .* in Pyro's parameter store"):
+        hf.AutoHamiltonianFlow(several).median()
+
+
+def test_a_guide_in_a_file(tmp_path: Path) -> None:
+    guide = train(conjugate, hf.AutoHamiltonianFlow(conjugate), 3)
+    torch.save(guide, tmp_path / "guide.pt")
+    again = torch.load(tmp_path / "guide.pt", weights_only=False)
+    assert torch.equal(again.sample_posterior(5, seed=0)["m"], guide.sample_posterior(5, seed=0)["m"])
+    # Training goes on with the one that was saved.
+    SVI(conjugate, guide, Adam({"lr": 0.05}), Trace_ELBO()).step()
+    torch.save(hf.AutoHamiltonianFlow(conjugate), tmp_path / "early.pt")
+    with pytest.raises(hf.InputError, match="saved before it had seen its model"):
+        torch.load(tmp_path / "early.pt", weights_only=False)()
+
+
+def test_another_model_is_refused_in_its_coordinates() -> None:
+    guide = train(conjugate, hf.AutoHamiltonianFlow(conjugate), 1)
+
+    def other() -> None:
+        pyro.sample("else", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(hf.InputError, match=r"latent site else, expected those of the guide: \['m'\]"):
+        hf.HamiltonianReparam(guide).reparam(other)()
+
+
 def test_double_precision(float64: torch.dtype) -> None:
     guide = train(several, hf.AutoHamiltonianFlow(several), 2)
     assert guide.sample_posterior(3)["theta"].dtype == torch.float64
     assert all(value.dtype == torch.float64 for value in guide.parameters())
 
 
-def test_two_guides_in_scopes() -> None:
+def test_a_guide_of_a_scoped_model() -> None:
     def scoped() -> None:
         scope(conjugate, prefix="a")()
 
     guide = train(scoped, hf.AutoHamiltonianFlow(scoped), 2)
     assert set(guide.sample_posterior(3)) == {"a/m"}
+
+
+def test_two_guides_of_two_names_share_a_store() -> None:
+    pyro.clear_param_store()
+    guides = {name: hf.AutoHamiltonianFlow(conjugate, seed=i, name=name) for i, name in enumerate("ab")}
+    losses = {name: SVI(conjugate, guide, Adam({"lr": 0.05}), Trace_ELBO()) for name, guide in guides.items()}
+    for _ in range(2):
+        for svi in losses.values():
+            svi.step()
+    assert set(pyro.get_param_store()) == {"a.values", "b.values"}
+    values = {name: guide.values.detach().clone() for name, guide in guides.items()}
+    losses["b"].step()
+    assert torch.equal(guides["a"].values, values["a"]) and not torch.equal(guides["b"].values, values["b"])
+
+
+def test_functional_transforms_take_the_map_apart(float64: torch.dtype) -> None:
+    phase, noise = PhaseMap(3), torch.randn(4, 6)
+    torch.nn.init.normal_(phase.tails.shape, std=0.3)
+    expected = torch.stack([torch.autograd.functional.jacobian(lambda x: phase(x)[0], row) for row in noise])
+    torch.testing.assert_close(torch.func.vmap(torch.func.jacrev(lambda x: phase(x)[0]))(noise), expected)
+    torch.testing.assert_close(torch.func.vmap(lambda x: phase(x)[1])(noise), phase(noise)[1])
+
+
+def test_a_factorisation_that_fails_far_out_does_not_stop_the_start() -> None:
+    x = torch.linspace(0, 1, 12)
+
+    def process() -> None:
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 3.0))
+        noise = pyro.sample("noise", dist.LogNormal(-3.0, 5.0))
+        covariance = (-0.5 * ((x[:, None] - x) / scale) ** 2).exp() + noise**2 * torch.eye(12)
+        root = torch.linalg.cholesky(covariance)
+        pyro.sample("y", dist.MultivariateNormal(torch.zeros(12), scale_tril=root), obs=(6 * x).sin())
+
+    guide = hf.AutoHamiltonianFlow(process)
+    guide()
+    assert guide.median()["scale"] > 0
+
+
+CHAINS = """
+import pyro, pyro.distributions as dist, torch, hamflow as hf
+from pyro.infer import MCMC
+
+def model():
+    m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(m, 1.0), obs=torch.tensor(1.0))
+
+if __name__ == "__main__":
+    guide = hf.AutoHamiltonianFlow(model)
+    guide()
+    neutra = hf.HamiltonianReparam(guide)
+    chain = MCMC(hf.inference.RecordedNUTS(neutra.reparam(model)), num_samples=6, warmup_steps=4, num_chains=2,
+                 mp_context="spawn", disable_progbar=True)
+    chain.run()
+    draws = neutra.transform_sample(chain.get_samples(group_by_chain=True)["m_shared_latent"])
+    print(tuple(draws["m"].shape), bool((draws["m"][0] != draws["m"][1]).any()))
+"""
+
+
+def test_chains_in_parallel_processes(tmp_path: Path) -> None:
+    (tmp_path / "chains.py").write_text(CHAINS)
+    found = subprocess.run([sys.executable, "chains.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert found.stdout.splitlines()[-1:] == ["(2, 6) True"], found.stderr
 
 
 def test_no_inner_graph_is_left() -> None:

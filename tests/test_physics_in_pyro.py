@@ -174,6 +174,14 @@ def test_known_numbers_are_found_again() -> None:
 
 
 STATE = torch.tensor([1.0])
+
+
+def flat() -> hf.Step:
+    """A step of a law whose latent has no dimension of its own."""
+    spring = hf.FunctionEnergy(lambda q: (q**2).sum(-1), gradient=lambda q: torch.ones(8) * q)
+    return hf.Splitting(hf.SeparableHamiltonian(hf.QuadraticKinetic(1), spring))
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "step": ({"step": 3}, "step is a int, expected a hamflow Step"),
     "shapes": ({"p": torch.ones(2)}, r"q is \(1,\) and p is \(2,\), expected tensors of shape \(\*batch, d\)"),
@@ -187,7 +195,22 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "obs": ({"obs": torch.ones(2, 1)}, r"obs has shape \(2, 1\), expected \(\*batch, 3, 1\)"),
     "missing": ({"obs": torch.tensor([[0.0], [math.nan], [0.0]])}, "leave missing frames out of times"),
     "periodic": ({"periodic": (1,)}, r"periodic = \(1,\), expected coordinates from 0 to 0"),
+    "no list": ({"periodic": True}, "periodic = True, expected coordinates from 0 to 0"),
+    "word": ({"noise": "a"}, "noise = 'a', expected a positive number or tensor"),
+    "scalars": (
+        {"step": flat()},
+        r"step leads to states of shape \(8,\) from \(\*batch, 1\), expected .*\.to_event\(1\)",
+    ),
 }
+
+
+def test_a_path_that_leaves_the_numbers_is_no_error() -> None:
+    # A proposal, which a sampler rejects and of which SVI has others.
+    with poutine.trace() as trace:
+        observe_path(
+            "q", pendulum(1.0, 0.1), STATE, math.inf * STATE, [0.0, 0.1, 0.2], dt=0.1, noise=0.1, obs=torch.zeros(3, 1)
+        )
+    assert not trace.trace.log_prob_sum().isfinite()
 
 
 @pytest.mark.parametrize(("changed", "message"), REFUSALS.values(), ids=REFUSALS.keys())

@@ -88,7 +88,8 @@ class MixtureNetwork(nn.Module):
         dim: d, the number of positions and of momenta.
         features: the number of features.
         components: K.
-        covariance: ``"full"`` or ``"diagonal"``, that of a component.
+        covariance: of a component, ``"full"``; ``"constant"``, whose entries of :math:`P_k` under the diagonal are not
+            moved by h; or ``"diagonal"``.
         gaussian: whether all components stay Gaussian.
 
     Raises:
@@ -113,11 +114,12 @@ class MixtureNetwork(nn.Module):
         super().__init__()
         for name, number in (("dim", dim), ("features", features), ("components", components)):
             check_positive(name, number, integer=True)
-        check_choice("covariance", covariance, ("full", "diagonal"))
+        check_choice("covariance", covariance, ("full", "constant", "diagonal"))
         self.dim, self.components, self.gaussian = dim, components, gaussian
-        below = dim * (dim - 1) // 2 if covariance == "full" else 0
+        below = dim * (dim - 1) // 2
         #: Of each component: its log weight, centre, log diagonal of its precision factor, and what is under that.
-        self.sizes = [1, dim, dim, below]
+        self.sizes = [1, dim, dim, below if covariance == "full" else 0]
+        self.below = nn.Parameter(torch.zeros(components, below)) if covariance == "constant" else None
         self.head = nn.Linear(features, components * sum(self.sizes))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -126,12 +128,14 @@ class MixtureNetwork(nn.Module):
     @torch.no_grad()
     def set_positions(self, weights: Tensor, means: Tensor, scales: Tensor, degrees: float) -> None:
         """Set the mixture of q, whatever h; the arguments are those of :meth:`PhaseMixture.set_positions`."""
-        if self.sizes[3] == 0:
+        if self.sizes[3] == 0 and self.below is None:
             scales = torch.diag_embed(scales.diagonal(dim1=-2, dim2=-1))
         factor = torch.linalg.inv(torch.linalg.cholesky(scales))
         row, column = torch.tril_indices(self.dim, self.dim, -1)
-        below = factor[:, row, column][:, : self.sizes[3]]
-        numbers = (weights.log()[:, None], means, factor.diagonal(dim1=-2, dim2=-1).log(), below)
+        below = factor[:, row, column]
+        if self.below is not None:
+            self.below.copy_(below)
+        numbers = (weights.log()[:, None], means, factor.diagonal(dim1=-2, dim2=-1).log(), below[:, : self.sizes[3]])
         self.head.weight.zero_()
         self.head.bias.copy_(torch.cat([x.to(self.head.bias) for x in numbers], dim=1).flatten())
         self.log_degrees.fill_(math.log(degrees - 1))
@@ -148,6 +152,7 @@ class MixtureNetwork(nn.Module):
         numbers = self.head(features).unflatten(-1, (self.components, -1))
         logits, loc, log_diagonal, below = numbers.split(self.sizes, dim=-1)
         degrees = None if self.gaussian else 1 + self.log_degrees.exp()
+        below = below if self.below is None else self.below
         return MixtureGiven(logits.squeeze(-1), loc, log_diagonal, below, degrees)
 
 
@@ -158,7 +163,8 @@ class MixtureGiven(dist.TorchDistribution):
         logits: of the weights, (*batch, K).
         loc: centres, (*batch, K, d).
         log_diagonal: of the precision factors, (*batch, K, d).
-        below: their entries under the diagonal, row by row, (*batch, K, d (d - 1) / 2), or none.
+        below: their entries under the diagonal, row by row, (*batch, K, d (d - 1) / 2), or none; or the same for all of
+            the batch, (K, d (d - 1) / 2).
         degrees: of freedom, (K,); None where all are Gaussian.
     """
 
@@ -173,28 +179,32 @@ class MixtureGiven(dist.TorchDistribution):
         self.dim = loc.shape[-1]
         super().__init__(logits.shape[:-1], torch.Size((2 * self.dim,)), validate_args=False)
 
-    def precision_factor(self) -> Tensor:
-        """P of shape (*batch, K, d, d), lower triangular."""
-        factor = torch.diag_embed(self.log_diagonal.exp())
+    def lower(self) -> Tensor | None:
+        """P without its diagonal, (*batch, K, d, d) or (K, d, d); None where it is diagonal."""
         if not self.below.shape[-1]:
-            return factor
-        row, column = torch.tril_indices(self.dim, self.dim, -1, device=factor.device)
-        square = torch.zeros_like(factor)
+            return None
+        row, column = torch.tril_indices(self.dim, self.dim, -1, device=self.below.device)
+        square = self.below.new_zeros(*self.below.shape[:-1], self.dim, self.dim)
         square[..., row, column] = self.below
-        return factor + square
+        return square
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MixtureGiven:
         """Copies of the same numbers in a batch of shape ``batch_shape``."""
         shape = torch.Size(batch_shape)
-        numbers = (self.logits, self.loc, self.log_diagonal, self.below)
         own = len(self.batch_shape)
-        logits, loc, log_diagonal, below = (x.expand(*shape, *x.shape[own:]) for x in numbers)
-        return MixtureGiven(logits, loc, log_diagonal, below, self.degrees)
+        # What is the same for all of a batch stays so.
+        kept = self.below.ndim == 2
+        numbers = (self.logits, self.loc, self.log_diagonal, *(() if kept else (self.below,)))
+        logits, loc, log_diagonal, *below = (x.expand(*shape, *x.shape[own:]) for x in numbers)
+        return MixtureGiven(logits, loc, log_diagonal, self.below if kept else below[0], self.degrees)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The log density, (*sample_shape, *batch, 2d) -> (*sample_shape, *batch)."""
         q, p = x.split(self.dim, dim=-1)
-        y = torch.einsum("...kij,...kj->...ki", self.precision_factor(), q.unsqueeze(-2) - self.loc)
+        away = q.unsqueeze(-2) - self.loc
+        y, lower = self.log_diagonal.exp() * away, self.lower()
+        if lower is not None:
+            y = y + torch.einsum("...kij,...kj->...ki", lower, away)
         squared = (y**2).sum(-1)
         radial = log_normal(squared, self.dim) if self.degrees is None else log_student(squared, self.degrees, self.dim)
         positions = torch.logsumexp(radial + self.log_diagonal.sum(-1) + self.logits.log_softmax(-1), dim=-1)
@@ -210,8 +220,11 @@ class MixtureGiven(dist.TorchDistribution):
         ).reshape(shape)
         like = self.loc.new_empty(2 * self.dim)
         q, p = phase_noise(chosen, self.degrees, like, generator).split(self.dim, dim=-1)
-        pick = chosen[..., None, None, None].expand(*shape, 1, self.dim, self.dim)
-        factor = given.precision_factor().gather(-3, pick).squeeze(-3)
-        centre = given.loc.gather(-2, pick[..., 0]).squeeze(-2)
+        pick = chosen[..., None, None].expand(*shape, 1, self.dim)
+        centre, log_diagonal = (x.gather(-2, pick).squeeze(-2) for x in (given.loc, given.log_diagonal))
+        factor, lower = torch.diag_embed(log_diagonal.exp()), given.lower()
+        if lower is not None:
+            square = pick.unsqueeze(-1).expand(*shape, 1, self.dim, self.dim)
+            factor = factor + (lower[chosen] if lower.ndim == 3 else lower.gather(-3, square).squeeze(-3))
         moved = torch.linalg.solve_triangular(factor, q.unsqueeze(-1), upper=False).squeeze(-1)
         return torch.cat((centre + moved, p), dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
@@ -36,8 +37,8 @@ class ImportanceWeightedELBO(ELBO):
         max_plate_nesting: of the model; found by a trial run where it is not given.
 
     Raises:
-        InputError: K is none; (when called) a site is under two subsampled plates, a minibatch has one row, or a guide
-            site is not reparameterised.
+        InputError: K is none; (when called) a site is under two subsampled plates or one that is gone through row by
+            row, a minibatch has one row, or a guide site is not reparameterised.
 
     References:
         Burda et al. (2016), Importance Weighted Autoencoders, arXiv 1509.00519, for the bound; Donsker and Varadhan
@@ -100,20 +101,77 @@ class ImportanceWeightedELBO(ELBO):
             return -bound
         raise AssertionError("there is always a trace")
 
+    def check_vectorised(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> None:
+        """Whether a model says of one draw by itself what it says of it among many.
+
+        Raises:
+            InputError: it does not: some of its operations take the dimension of the draws for one of their own.
+        """
+        advice = "expected one that keeps dimensions on the left; vectorize=False takes one draw after the other"
+        try:
+            model_trace, _ = next(iter(self._get_traces(model, guide, args, kwargs)))
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InputError(f"model fails with many draws at once, {advice}: {error}") from error
+        _check_whole(model_trace)
+        alone = {}
+        for name in _latents(model_trace):
+            site = model_trace.nodes[name]
+            law, value = site["fn"], site["value"]
+            # The plates of the site, without that of the draws and dimensions that only lie between.
+            inner = [-frame.dim for frame in site["cond_indep_stack"] if -frame.dim < self.max_plate_nesting]
+            kept = max(inner, default=0) + len(law.event_shape)
+            alone[name] = value.select(-int(self.max_plate_nesting) - len(law.event_shape), 0)
+            alone[name] = alone[name].reshape(alone[name].shape[alone[name].ndim - kept :])
+        once = poutine.trace(poutine.condition(model, data=alone)).get_trace(*args, **kwargs).log_prob_sum()
+        among = sum(self._summed(s["log_prob"])[0] for s in model_trace.nodes.values() if s["type"] == "sample")
+        if not abs(float(once) - float(among)) <= 1e-3 * (1 + abs(float(once))) and math.isfinite(float(once)):
+            raise InputError(
+                f"model has a log density of {float(once):.6g} for a draw by itself and of {float(among):.6g} for it "
+                f"among many, {advice}"
+            )
+
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Log p(x, z) - log q(z) of K draws of the guide, (K,).
 
         Raises:
-            InputError: the model draws minibatches.
+            InputError: the model draws minibatches, or a site of the guide is a point, which has no density.
         """
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            if any(_cut(site) for site in model_trace.nodes.values()):
-                raise InputError("model draws minibatches, expected one that sees all of its data here")
+            _check_whole(model_trace)
+            self._check_points(guide_trace)
             return self._halves(model_trace, guide_trace)[0]
         raise AssertionError("there is always a trace")
 
+    def _check_points(self, guide_trace: poutine.Trace) -> None:
+        # A Delta whose value is a map of a draw is different for every particle, and a point estimate is not.
+        sites = list(guide_trace.iter_stochastic_nodes())
+        alone = all(_is_point(site["fn"]) for _, site in sites)
+        for name, site in sites:
+            if not _is_point(site["fn"]):
+                continue
+            value: Any = site["value"]
+            law: Any = site["fn"]
+            if alone or (self.num_particles > 1 and not self._varies(value, len(law.event_shape))):
+                raise InputError(
+                    f"guide site {name} is a point, the same in every draw, expected a distribution: a point has no "
+                    "density that weights could be made of"
+                )
+
+    def _varies(self, value: Tensor, event_dim: int) -> bool:
+        # From particle to particle.
+        dim = int(self.max_plate_nesting) + event_dim
+        return value.ndim >= dim and bool((value != value.narrow(-dim, 0, 1)).any())
+
     def _halves(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[Tensor, Tensor]:
         # Log weights (K,) by one half of every minibatch and by the other.
+        wanted, given = (_latents(trace) for trace in (model_trace, guide_trace))
+        if wanted != given:
+            raise InputError(
+                f"model has the latent sites {sorted(wanted)} and guide {sorted(given)}, expected the same: a site "
+                "that is drawn by one of them alone has no weight"
+            )
         totals: list[Any] = [0.0, 0.0]
         for sign, trace in ((1, model_trace), (-1, guide_trace)):
             for name, site in trace.nodes.items():
@@ -149,12 +207,39 @@ class ImportanceWeightedELBO(ELBO):
         return log_prob.sum().expand(self.num_particles)
 
 
+def _check_whole(model_trace: poutine.Trace) -> None:
+    if any(_cut(site) for site in model_trace.nodes.values()):
+        raise InputError("model draws minibatches, expected one that sees all of its data here")
+
+
+def _latents(trace: poutine.Trace) -> set[str]:
+    return {
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not (site["infer"] or {}).get("is_auxiliary")
+        and type(site["fn"]).__name__ != "_Subsample"
+    }  # fmt: skip
+
+
+def _is_point(law: Any) -> bool:
+    while isinstance(law, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
+        law = law.base_dist
+    return isinstance(law, dist.Delta)
+
+
 def _cut(site: Any) -> list[Any]:
     # The plates of a site that see a part of the data.
-    stack = site.get("cond_indep_stack", ())
-    return [frame for frame in stack if frame.vectorized and frame.full_size and frame.size < frame.full_size]
+    cut = [frame for frame in site.get("cond_indep_stack", ()) if frame.full_size and frame.size < frame.full_size]
+    for frame in cut:
+        if not frame.vectorized:
+            raise InputError(
+                f"plate {frame.name} goes through its minibatch row by row, expected a vectorised one: "
+                f"with pyro.plate({frame.name!r}, ...)"
+            )
+    return cut
 
 
 def _bound(weighing: Tensor, values: Tensor) -> Tensor:
-    share = weighing.detach().log_softmax(0)
+    # With its graph: these weights are the best ones only where they come from the values themselves.
+    share = weighing.log_softmax(0)
     return (share.exp() * (values - share)).sum() - math.log(len(share))

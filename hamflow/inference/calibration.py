@@ -27,14 +27,22 @@ class Calibration:
         >>> found = hf.inference.Calibration({"m": torch.arange(100)}, draws=99)
         >>> found.p_values()["m"].item(), found.coverage(0.9)["m"].item()
         (1.0, 0.9)
+        >>> hf.inference.Calibration({}, draws=10).attainable(0.9)
+        0.8181818181818182
     """
 
     ranks: dict[str, Tensor]
     draws: int
 
     def p_values(self, bins: int = 20) -> dict[str, Tensor]:
-        """Of a chi-square test of uniform ranks, by parameter, of its shape."""
+        """Of a chi-square test of uniform ranks, by parameter, of its shape.
+
+        Raises:
+            InputError: there are fewer than two bins, or more than the ``draws + 1`` ranks.
+        """
         check_positive("bins", bins, integer=True)
+        if not 2 <= bins <= self.draws + 1:
+            raise InputError(f"bins = {bins}, expected 2 to {self.draws + 1}, the number of ranks")
         found = {}
         for name, ranks in self.ranks.items():
             # The chance of a bin is its share of the ranks, which need not divide evenly.
@@ -48,12 +56,22 @@ class Calibration:
         return found
 
     def coverage(self, level: float = 0.9) -> dict[str, Tensor]:
-        """How often the central interval of that level holds the truth, by parameter, of its shape."""
+        """How often the central interval of that level holds the truth, by parameter, of its shape.
+
+        Intervals end at draws, so of few draws no interval has just that level: compare with :meth:`attainable`.
+        """
+        return {name: self._inside(ranks, level).double().mean(0) for name, ranks in self.ranks.items()}
+
+    def attainable(self, level: float = 0.9) -> float:
+        """The coverage of that level that uniform ranks have, which is what an exact posterior has in the mean."""
+        return float(self._inside(torch.arange(self.draws + 1), level).double().mean())
+
+    def _inside(self, ranks: Tensor, level: float) -> Tensor:
         if not 0 < level < 1:
             raise InputError(f"level = {level!r}, expected a number between 0 and 1")
         tail = 0.5 * (1 - level)
-        share = {name: (ranks.double() + 0.5) / (self.draws + 1) for name, ranks in self.ranks.items()}
-        return {name: ((x > tail) & (x < 1 - tail)).double().mean(0) for name, x in share.items()}
+        share = (ranks.double() + 0.5) / (self.draws + 1)
+        return (share > tail) & (share < 1 - tail)
 
 
 def simulation_based_calibration(
@@ -62,6 +80,7 @@ def simulation_based_calibration(
     *,
     n: int = 200,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Calibration:
     r"""Rank parameters drawn from the prior among draws from the posterior of the data that they make.
@@ -75,11 +94,12 @@ def simulation_based_calibration(
         simulate: draws parameters by name and the data that they make.
         infer: draws from the posterior given such data, (draws, *shape) by name, each time as many.
         n: how many data sets.
-        seed: of it all.
+        seed: of it all. Give what was trained on simulations another one, or it has seen what it is tried on.
+        device: on which the two functions draw.
         progress: whether to show a progress bar.
 
     Raises:
-        InputError: a parameter is missing from what ``infer`` gives, or has another shape.
+        InputError: a parameter is missing from what ``infer`` gives, has another shape, or is NaN.
 
     References:
         Talts et al. (2018), Validating Bayesian Inference Algorithms with Simulation-Based Calibration, arXiv
@@ -99,19 +119,26 @@ def simulation_based_calibration(
     check_positive("n", n, integer=True)
     ranks: dict[str, list[Tensor]] = {}
     count: int | None = None
-    with seeded(seed):
+    with seeded(seed, device):
         for _ in tqdm(range(n), disable=not progress, desc="calibration", unit="data set", dynamic_ncols=True):
-            truth, data = simulate()
+            simulated = simulate()
+            if not isinstance(simulated, tuple) or len(simulated) != 2 or not isinstance(simulated[0], Mapping):
+                raise InputError(f"simulate gives a {type(simulated).__name__}, expected parameters by name and data")
+            truth, data = simulated
             draws = infer(data)
+            if not isinstance(draws, Mapping):
+                raise InputError(f"infer gives a {type(draws).__name__}, expected draws by the names of parameters")
             for name, value in truth.items():
                 if name not in draws:
                     raise InputError(f"infer gives {sorted(draws)}, expected {name!r} among them")
-                several = draws[name]
+                value, several = torch.as_tensor(value), torch.as_tensor(draws[name])
                 count = len(several) if count is None else count
                 if several.shape != (count, *value.shape):
                     raise InputError(
                         f"infer gives {name!r} of shape {tuple(several.shape)}, expected {(count, *value.shape)}"
                     )
+                if bool(several.isnan().any()) or bool(value.isnan().any()):
+                    raise InputError(f"infer or simulate gives NaN for {name!r}, which has no rank; expected numbers")
                 ranks.setdefault(name, []).append((several < value).sum(0).cpu())
     assert count is not None
     return Calibration({name: torch.stack(found) for name, found in ranks.items()}, count)

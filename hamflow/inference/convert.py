@@ -10,6 +10,11 @@ import numpy as np
 
 from hamflow.errors import InputError
 
+_GROUPS = (
+    "sample_stats", "log_likelihood", "log_prior", "posterior_predictive", "predictions", "observed_data",
+    "constant_data", "predictions_constant_data", "prior", "prior_predictive", "sample_stats_prior",
+)  # fmt: skip
+
 
 def to_arviz(posterior: Mapping[str, Any], *, chains: bool = True, **groups: Mapping[str, Any]) -> Any:
     """What ArviZ summarises and plots, from draws as Pyro gives them.
@@ -25,7 +30,8 @@ def to_arviz(posterior: Mapping[str, Any], *, chains: bool = True, **groups: Map
         ``arviz.InferenceData``, or from version 1 on an ``xarray.DataTree``.
 
     Raises:
-        InputError: a variable has no such dimensions, or another number of chains or draws.
+        InputError: a group has no name of ArviZ's, or a variable no such dimensions, or another number of chains or
+            draws.
 
     Example:
         >>> import torch, hamflow as hf
@@ -33,6 +39,14 @@ def to_arviz(posterior: Mapping[str, Any], *, chains: bool = True, **groups: Map
         >>> data.posterior["theta"].shape
         (4, 100, 8)
     """
+    unknown = sorted(groups.keys() - set(_GROUPS))
+    if unknown:
+        raise InputError(f"groups has {unknown}, expected names of ArviZ's: {', '.join(_GROUPS)}")
+    for group, variables in {"posterior": posterior, **groups}.items():
+        if not isinstance(variables, Mapping):
+            raise InputError(
+                f"{group} is a {type(variables).__name__}, expected draws by site, as get_samples gives them"
+            )
     tables: dict[str, dict[str, np.ndarray]] = {}
     first: tuple[str, tuple[int, ...]] | None = None
     for group, variables in {"posterior": posterior, **groups}.items():
@@ -43,8 +57,10 @@ def to_arviz(posterior: Mapping[str, Any], *, chains: bool = True, **groups: Map
                 array = array if chains else array[None]
                 if array.ndim < 2:
                     raise InputError(f"{group}[{name!r}] has shape {array.shape}, expected (chain, draw, ...)")
+                # Predictions and priors may be as many as one likes; what belongs to a draw must have one.
+                paired = group in ("posterior", "sample_stats", "log_likelihood", "posterior_predictive")
                 first = first or (name, array.shape[:2])
-                if group == "posterior" and array.shape[:2] != first[1]:
+                if paired and array.shape[:2] != first[1]:
                     raise InputError(
                         f"{group}[{name!r}] has {array.shape[0]} chains of {array.shape[1]} draws, expected those of "
                         f"{first[0]!r}, {first[1][0]} of {first[1][1]}"

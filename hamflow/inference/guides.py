@@ -55,10 +55,13 @@ class AutoHamiltonianFlow(AutoContinuous):
             size of one, (c,): the guide then learns the posteriors of all data that it is trained on at once.
         start: ``"median"``: at ``init_loc_fn`` with ``init_scale``; ``"prior"``: as wide as the prior;
             ``"laplace"``: as the Gaussian that matches the posterior at its mode, if there is one; ``"best"``: the one
-            of the three that has the best bound; with a context, which stands for many posteriors, the prior.
+            of the three that has the best bound, beyond 100 latents without the mode, whose curvature takes long, and
+            with a context, which stands for many posteriors, the prior. It runs the model some hundred times at the
+            first call; ``"median"`` does not.
         init_loc_fn: where latents start, as for Pyro's guides.
         init_scale: the standard deviation of the unconstrained latents at the start.
         seed: for the weights at the start.
+        name: of the guide in the parameter store; two in one store need two.
 
     Raises:
         InputError: an argument is out of range; (when called) the context is no vector, or of another size than it was.
@@ -99,13 +102,18 @@ class AutoHamiltonianFlow(AutoContinuous):
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = _SPREAD,
         seed: int = 0,
+        name: str = "AutoHamiltonianFlow",
     ) -> None:
+        for what, function in (("model", model), ("init_loc_fn", init_loc_fn)):
+            if not callable(function):
+                raise InputError(f"{what} is a {type(function).__name__}, expected a function")
         check_choice("start", start, STARTS)
         check_positive("init_scale", init_scale)
         check_seed("seed", seed)
         if context is not None and not callable(context):
             raise InputError(f"context is a {type(context).__name__}, expected a function of the model's arguments")
         super().__init__(model, init_loc_fn=init_loc_fn)
+        self._pyro_name = name
         self._settings = {"n_steps": n_steps, "width": width}
         # What is out of range is said here, not at the first call.
         PhaseMap(1, **self._settings)
@@ -123,9 +131,15 @@ class AutoHamiltonianFlow(AutoContinuous):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | dict.fromkeys((*_MODELS, "master"))
+        state = self.__dict__ | dict.fromkeys((*_MODELS, "master"))
+        # Pyro ties a weak reference to every parameter that was in its store, which no file can hold.
+        held = {name: value for name, value in self._parameters.items() if value is not None}
+        own = {name: torch.nn.Parameter(value.detach().clone()) for name, value in held.items()}
+        return state | {"_parameters": own}
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        if self._model is None:
+            raise InputError("guide was saved before it had seen its model, expected one that was called: guide(*args)")
         super()._setup_prototype(*args, **kwargs)
         self._check_structure(*args, **kwargs)
         loc = self._init_loc()
@@ -137,7 +151,15 @@ class AutoHamiltonianFlow(AutoContinuous):
             loc, scale_tril = self._first(loc, scale_tril, *args, **kwargs)
         phase.set_affine(loc, scale_tril)
         self.phase, values = Packed.of(phase)
-        self.values = PyroParam(values)  # type: ignore[assignment]
+        # A store that was loaded holds what was learned, whatever is asked of the guide first.
+        known = pyro.get_param_store()._params.get(f"{self._pyro_name}.values")
+        if known is not None and known.shape != values.shape:
+            raise InputError(
+                f"values has shape {tuple(known.shape)} in Pyro's parameter store, expected {tuple(values.shape)}: "
+                "they are those of another guide of the same name; name= tells guides apart, and "
+                "pyro.clear_param_store() forgets them"
+            )
+        self.values = PyroParam(values if known is None else known.detach().clone().to(values))  # type: ignore[assignment]
 
     @property
     def has_context(self) -> bool:
@@ -148,9 +170,12 @@ class AutoHamiltonianFlow(AutoContinuous):
         # The context of these data, (c,).
         if self._context is None:
             return None
-        context = torch.as_tensor(self._context(*args, **kwargs))
-        if context.ndim != 1 or not len(context):
-            raise InputError(f"context gives shape {tuple(context.shape)}, expected a vector (c,)")
+        context = self._context(*args, **kwargs)
+        if not isinstance(context, Tensor) or context.ndim != 1 or not len(context):
+            given = f"shape {tuple(context.shape)}" if isinstance(context, Tensor) else f"a {type(context).__name__}"
+            raise InputError(f"context gives {given}, expected a vector, a tensor of shape (c,)")
+        if not bool(context.isfinite().all()):
+            raise InputError("context gives NaN or infinite entries, expected finite numbers")
         return context.detach()
 
     def _seen(self, *args: Any, **kwargs: Any) -> Tensor | None:
@@ -172,14 +197,17 @@ class AutoHamiltonianFlow(AutoContinuous):
 
         found = [(loc, scale_tril)]
         start = "prior" if self._start == "best" and self._context is not None else self._start
-        if start in ("best", "prior"):
-            found.append(prior_moments(lambda: self._prior_draw(*args, **kwargs)))
-        if start == "laplace" or (start == "best" and self.latent_dim <= _CURVED):
-            try:
-                found.append(laplace(log_density, loc))
-            except InputError:
-                if start == "laplace":
-                    raise
+        wanted: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+            "prior": lambda: prior_moments(lambda: self._prior_draw(*args, **kwargs)),
+            "laplace": lambda: laplace(log_density, loc),
+        }
+        for name, find in wanted.items():
+            if start == name or (start == "best" and (name == "prior" or self.latent_dim <= _CURVED)):
+                try:
+                    found.append(find())
+                except InputError:
+                    if start == name:
+                        raise
         if start != "best":
             return found[-1]
         return max(found, key=lambda start: gaussian_bound(log_density, *start))
@@ -283,8 +311,10 @@ class AutoHamiltonianFlow(AutoContinuous):
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Quantiles of every latent variable, (number of quantiles, *shape of the site) each, from draws."""
-        draws = self.sample_posterior(_DRAWS, *args, seed=self._seed, **kwargs)
         levels = torch.as_tensor(quantiles)
+        if not bool(((levels >= 0) & (levels <= 1)).all()):
+            raise InputError(f"quantiles = {quantiles!r}, expected numbers from 0 to 1")
+        draws = self.sample_posterior(_DRAWS, *args, seed=self._seed, **kwargs)
         return {
             name: torch.quantile(value.double(), levels.to(value.device, torch.float64), dim=0).to(value)
             for name, value in draws.items()

@@ -102,7 +102,7 @@ class PhaseMap(nn.Module):
         q, p = noise.chunk(2, -1)
         # Back first: the fresh flow is free motion for a unit of time, and the whole starts as the identity.
         x = start + log_scale.exp() * torch.cat((q - p, p), -1)
-        if context is None:
+        if context is None and not torch._C._are_functorch_transforms_active():
             # As one node of the graph: noise has few rows, and the nodes of a step take longer than its sums.
             potential = self.flow.step.hamiltonian.potential  # type: ignore[union-attr]
             y, p = ridge_flow(x, potential, dt=self.flow.dt, mass=_GAIN)  # type: ignore[arg-type]

@@ -91,11 +91,19 @@ def observe_path(
     measured = None if obs is None else _check_measured(obs, q, len(rows), d)
 
     q_path, p_path = _path(step, q, p, rows - start, dt, start)
+    for path in (q_path, p_path):
+        if path.shape[-2:] != (len(rows), d):
+            raise InputError(
+                f"step leads to states of shape {tuple(path.movedim(-2, 0).shape[1:])} from (*batch, {d}), expected "
+                "the same last dimension: a latent of the law needs .expand([1]).to_event(1)"
+            )
     if measured is not None and turning:
         # Whole turns that take the measured angle next to the path; a step function, so it has no gradient.
         turns = ((q_path.detach() - measured) / (2 * math.pi)).round()
         measured = measured + 2 * math.pi * turns * torch.zeros(d).index_fill(0, torch.tensor(turning), 1.0).to(q)
-    pyro.sample(name, dist.Normal(q_path, scale).to_event(2), obs=measured)
+    # One path that leaves the finite numbers is a proposal to reject, and no reason to stop.
+    law = dist.Normal(q_path, scale, validate_args=False).to_event(2)
+    pyro.sample(name, law, obs=measured)
     return q_path, p_path
 
 
@@ -134,12 +142,15 @@ def _check_state(step: Step, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_periodic(periodic: Sequence[int], d: int) -> list[int]:
-    if any(not is_number(i, integer=True) or not 0 <= i < d for i in periodic):
+    listed = isinstance(periodic, Sequence) and not isinstance(periodic, str)
+    if not listed or any(not is_number(i, integer=True) or not 0 <= i < d for i in periodic):
         raise InputError(f"periodic = {periodic!r}, expected coordinates from 0 to {d - 1}")
     return list(periodic)
 
 
 def _check_noise(noise: float | Tensor, q: Tensor) -> Tensor:
+    if not isinstance(noise, Tensor) and not is_number(noise):
+        raise InputError(f"noise = {noise!r}, expected a positive number or tensor")
     scale = torch.as_tensor(noise, dtype=q.dtype, device=q.device)
     # What a sampler proposes may underflow, and is its own to reject.
     if not scale.requires_grad and not bool((scale > 0).all()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pyro.infer.reparam import NeuTraReparam
 from torch import Tensor
@@ -60,6 +62,15 @@ class HamiltonianReparam(NeuTraReparam):
             raise InputError("guide has a context, expected one of a single posterior: a chain walks in one")
         super().__init__(guide)
 
+    def _reparam_config(self, site: Any) -> Any:
+        chosen = super()._reparam_config(site)
+        own = site["is_observed"] or site["name"].endswith("_shared_latent")
+        if chosen is None and not own and type(site["fn"]).__name__ != "_Subsample":
+            assert self.guide.prototype_trace is not None
+            known = sorted(name for name, _ in self.guide.prototype_trace.iter_stochastic_nodes())
+            raise InputError(f"model has a latent site {site['name']}, expected those of the guide: {known}")
+        return chosen
+
     def transform_sample(self, latent: Tensor) -> dict[str, Tensor]:
         """Draws of the model's own sites from those of the noise, (*batch, 2 d) -> (*batch, *shape of the site)."""
         transform = self.guide.get_transform()
@@ -67,4 +78,4 @@ class HamiltonianReparam(NeuTraReparam):
             shape = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
             raise InputError(f"latent is {shape}, expected a tensor (*batch, {transform.noise_shape[0]})")
         with torch.no_grad():
-            return self.guide.sites(transform(latent))
+            return self.guide.sites(transform(latent.to(self.guide.values)))

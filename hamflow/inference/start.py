@@ -14,6 +14,8 @@ from hamflow.errors import InputError
 _DRAWS, _JUDGES = 256, 64
 #: Steps of Newton's method after L-BFGS, and how often each is halved.
 _NEWTON, _HALVINGS = 20, 10
+#: What Pyro's distributions and a model's own factorisations say where latents are no numbers any more.
+_REFUSALS = (ValueError, torch.linalg.LinAlgError)
 #: A Newton step from the mode would raise the log density by at most half of this.
 _SETTLED = 1e-2
 
@@ -59,14 +61,15 @@ def laplace(log_density: Callable[[Tensor], Tensor], start: Tensor, max_iter: in
             if not _SETTLED < gain < torch.inf:
                 break
             mode = _uphill(log_density, mode, step)
-    except ValueError as error:  # where latents are no numbers any more, Pyro's distributions refuse them
-        refusal = error
+        covariance = torch.linalg.cholesky(torch.cholesky_inverse(root)) if gain <= _SETTLED else root
+    except _REFUSALS as error:
+        refusal, gain = error, torch.inf
     if not gain <= _SETTLED:
         raise InputError(
             "start = 'laplace' found no maximum of the posterior density (a scale that may shrink to zero makes it "
             "grow without end), expected one; start = 'median' or 'prior' needs none"
         ) from refusal
-    return mode, torch.linalg.cholesky(torch.cholesky_inverse(root))
+    return mode, covariance
 
 
 def _newton(log_density: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -91,8 +94,24 @@ def _uphill(log_density: Callable[[Tensor], Tensor], z: Tensor, step: Tensor) ->
 
 
 def prior_moments(draw: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and diagonal root of the covariance (d, d) of draws from the prior, each (d,)."""
-    draws = torch.stack([draw() for _ in range(_DRAWS)])
+    """Mean (d,) and diagonal root of the covariance (d, d) of draws from the prior, each (d,).
+
+    Raises:
+        InputError: the model refuses most of them.
+    """
+    found: list[Tensor] = []
+    refusal: Exception | None = None
+    for _ in range(_DRAWS):
+        try:
+            found.append(draw())
+        except _REFUSALS as error:
+            refusal = error
+    if len(found) < _DRAWS / 2:
+        raise InputError(
+            f"start = 'prior' found that the model refuses {_DRAWS - len(found)} of {_DRAWS} draws from its prior, "
+            f"expected less than half: {refusal}"
+        ) from refusal
+    draws = torch.stack(found)
     # Of a heavy tail a few draws are all of the standard deviation; half the width between quantiles is not.
     low, middle, high = torch.quantile(draws, draws.new_tensor([0.16, 0.5, 0.84]), dim=0)
     return middle, torch.diag(0.5 * (high - low).clamp(min=1e-3))
@@ -113,7 +132,7 @@ def gaussian_bound(log_density: Callable[[Tensor], Tensor], loc: Tensor, scale_t
     try:
         with torch.no_grad():
             value = torch.stack([log_density(loc + scale_tril @ row) for row in noise]).mean()
-    except ValueError:  # Pyro's distributions refuse what is no number
+    except _REFUSALS:
         return -math.inf
     bound = float(value + scale_tril.diagonal().log().sum())
     return bound if math.isfinite(bound) else -math.inf

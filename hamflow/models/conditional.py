@@ -44,17 +44,16 @@ def check_context(model: NHF, context: Any, *, fitting: bool = False) -> Tensor 
     )
 
 
-def check_pair(model: NHF, x: Any, context: Any) -> tuple[Tensor, Tensor | None, torch.Size]:
+def check_pair(model: NHF, x: Any, context: Any, name: str = "x") -> tuple[Tensor, Tensor | None, torch.Size]:
     """Rows (n, dim), their contexts (n, context_dim) where there are any, and the batch that both come from."""
-    rows, seen = check_positions(model, x, "x"), check_context(model, context)
+    rows, seen = check_positions(model, x, name), check_context(model, context)
     if seen is None:
         return rows, None, rows.shape[:-1]
     try:
         batch = torch.broadcast_shapes(rows.shape[:-1], seen.shape[:-1])
     except RuntimeError as error:
-        raise InputError(
-            f"context has shape {tuple(seen.shape)} for x of shape {tuple(rows.shape)}, expected batches that broadcast"
-        ) from error
+        shapes = f"{tuple(seen.shape)} for {name} of shape {tuple(rows.shape)}"
+        raise InputError(f"context has shape {shapes}, expected batches that broadcast") from error
     rows, seen = (y.expand(*batch, -1).reshape(-1, y.shape[-1]) for y in (rows, seen))
     return rows, seen, batch
 

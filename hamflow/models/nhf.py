@@ -27,7 +27,7 @@ from hamflow.interop.foreign import inverse_and_log_det
 from hamflow.models.certificate import Certificate, certify
 from hamflow.models.conditional import bound_loss, check_context, check_pair, check_positions, draw, features_of, weigh
 from hamflow.models.fitting import fit_density
-from hamflow.models.parts import check_config, fresh_base, fresh_parts
+from hamflow.models.parts import complete_config, fresh_base, fresh_parts
 from hamflow.models.storage import SavedModel, name_parts, of_this_version, saved_history, write_model
 from hamflow.standardize import Whitening
 from hamflow.steps import Lift
@@ -54,7 +54,8 @@ class NHF(nn.Module):
 
     Args:
         dim: d, the number of columns.
-        context_dim, context_features: columns of a context c of a density p(x | c), whose parts see features of it.
+        context_dim, context_features: columns of a context c of a density p(x | c), and of what its parts see of it;
+            by default 16 features, or one for each column of x where these are more.
         n_steps: the number of Hamiltonian steps.
         width: the number of ridges of each potential.
         dt: the time step.
@@ -96,7 +97,7 @@ class NHF(nn.Module):
         dim: int,
         context_dim: int = 0,
         *,
-        context_features: int = 16,
+        context_features: int | None = None,
         n_steps: int = 8,
         width: int = 64,
         dt: float = 0.1,
@@ -120,9 +121,7 @@ class NHF(nn.Module):
         self.config: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        if scheme is None:
-            self.config["scheme"] = "symplectic_euler" if layerwise else "leapfrog"
-        check_config(self.config)
+        complete_config(self.config)
         self.dim, self.particles, self.sleep = dim, particles, sleep
         self.history, self.columns, self.context_columns = History(), None, None
         self.assemble()
@@ -262,12 +261,14 @@ class NHF(nn.Module):
         return x[..., : self.dim], x[..., self.dim :]
 
     def log_joint(self, q: Any, p: Any, context: Any = None) -> Tensor:
-        """The exact log p(q, p) in data coordinates, q and p of shape (n, dim) -> (n,); contexts as for the rest."""
-        q, p = (check_positions(self, rows, name) for rows, name in ((q, "q"), (p, "p")))
-        if q.shape != p.shape:
-            raise InputError(f"p has shape {tuple(p.shape)}, expected that of q, {tuple(q.shape)}")
-        law = self.joint(context)
-        return law.base_dist.log_prob(law.transforms[0].inv(torch.cat((q, p), dim=-1)))
+        """The exact log p(q, p) in data coordinates, q and p (n, dim) -> (n,); contexts as in :meth:`log_prob`."""
+        given = check_positions(self, p, "p")
+        rows, contexts, batch = check_pair(self, q, context, "q")
+        if tuple(given.shape) != tuple(check_positions(self, q, "q").shape):
+            raise InputError(f"p has shape {tuple(given.shape)}, expected that of q")
+        law = self.joint(contexts)
+        x = torch.cat((rows, given.expand(*batch, self.dim).reshape(-1, self.dim)), dim=-1)
+        return law.base_dist.log_prob(law.transforms[0].inv(x)).reshape(batch)
 
     def log_prob(self, x: Any, context: Any = None, *, particles: int = 256, seed: int | None = 0) -> Tensor:
         """The importance-weighted lower bound on log p(x) with K = ``particles``, x of shape (n, dim) -> (n,).

@@ -19,16 +19,27 @@ from hamflow.standardize import Whitening
 from hamflow.steps import SCHEMES, Drift, Lift, Splitting
 from hamflow.training import seeded
 
+#: Of a context, where there are no more columns.
+_FEATURES = 16
 #: Columns up to which a covariance with all its correlations is worth its parameters.
 FEW = 8
 
 
-def check_config(config: dict[str, Any]) -> None:
-    """Raise :class:`InputError` where a setting of :class:`hamflow.NHF` is out of range or contradicts another."""
+def complete_config(config: dict[str, Any]) -> None:
+    """Choose what was left open of the settings of :class:`hamflow.NHF`, by the others.
+
+    Raises:
+        InputError: one is out of range or contradicts another.
+    """
+    check_positive("dim", config["dim"], integer=True)
+    if config["scheme"] is None:
+        config["scheme"] = "symplectic_euler" if config["layerwise"] else "leapfrog"
+    if config["context_features"] is None:
+        config["context_features"] = max(_FEATURES, config["dim"])
     for name in ("dim", "n_steps", "width", "encoder_width", "lift_layers", "lift_width", "particles"):
         check_positive(name, config[name], integer=True)
-    if config["context_dim"] != 0:
-        check_positive("context_dim", config["context_dim"], integer=True)
+    if not is_number(config["context_dim"], integer=True) or config["context_dim"] < 0:
+        raise InputError(f"context_dim = {config['context_dim']!r}, expected a whole number >= 0")
     check_positive("context_features", config["context_features"], integer=True)
     check_positive("dt", config["dt"])
     check_seed("seed", config["seed"])
@@ -52,7 +63,7 @@ def fresh_base(config: dict[str, Any], components: int) -> PhaseMixture | Mixtur
     """A base over (q, p): one diagonal Gaussian, or a mixture whose components are full where there are few columns."""
     if config["context_dim"]:
         alone = config["base"] == "gaussian"
-        covariance = "full" if config["dim"] <= FEW and not alone else "diagonal"
+        covariance = "diagonal" if alone else "full" if config["dim"] <= FEW else "constant"
         return MixtureNetwork(
             config["dim"], config["context_features"], components, covariance=covariance, gaussian=alone
         )

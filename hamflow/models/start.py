@@ -62,7 +62,10 @@ def _slopes(model: NHF, rows: Tensor) -> Tensor:
     # Of a linear regression of the standardised rows on the context, (context_dim, dim).
     context = _context(model, rows)
     square = context.mT @ context + _RIDGE * len(rows) * torch.eye(context.shape[1]).to(context)
-    return torch.linalg.solve(square, context.mT @ model.standardise(rows[:, : model.dim])[0])
+    slopes = torch.linalg.solve(square, context.mT @ model.standardise(rows[:, : model.dim])[0])
+    # As many columns of the base follow as there are features.
+    slopes[:, model.config["context_features"] :] = 0
+    return slopes
 
 
 def _context(model: NHF, rows: Tensor) -> Tensor:
