@@ -66,8 +66,7 @@ class NHF(nn.Module):
             potential V, readable through :meth:`potential`.
         base: ``"mixture"``, of Student t components fitted to the data before training, or ``"gaussian"``, one diagonal
             Gaussian that leaves everything to the flow.
-        components: the number of components of the base mixture over (q, p); None chooses it by validation.
-        max_components: the most components that may be chosen.
+        components, max_components: those of the base mixture over (q, p), by default chosen by validation; the most.
         encoder, encoder_width: ``"gaussian"`` or ``"flow"`` (a conditional spline flow), and its hidden width.
         whiten: ``"auto"`` (by validation), ``"full"``, ``"diagonal"`` or ``"none"``.
         lift: the hybrid: None, ``"spline"`` (spline couplings, the identity when fresh) or a bijection of R^d.
