@@ -12,7 +12,7 @@ import runner
 from overview import write_overview
 
 NAME = "calibration"
-CASES = ("conjugate",)
+CASES = ("conjugate", "exact")
 MODELS = ("auto_hamiltonian_flow", "amortised_guide", "nhf", "auto_normal")
 NOTES = """
 Two parameters, N(0, I); five rows of data around them with correlated errors, so that the posterior is a correlated
@@ -30,6 +30,9 @@ seed draws parameters, data and noise anew.
 - coverage_90: how often the central 90 % interval holds the truth, over both parameters.
 - evidence_gap: exact log evidence less the bound, nats, the mean over 20 data sets (of nhf, which knows no evidence,
   the difference of the mean log densities of the true parameters).
+
+exact: the evidence gap of auto_hamiltonian_flow on one data set a seed, after the training that its page says, 3000
+steps of 16 particles.
 """
 SIGMA, ROWS = ((1.0, 1.2), (1.2, 2.0)), 5
 
@@ -46,6 +49,8 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
     pyro.set_rng_seed(run.seed + 1000)
     n = run.configuration["n"]
     pyro.clear_param_store()
+    if run.case == "exact":
+        return [{"metric": "evidence_gap", "value": _documented(run), "unit": "nats", "bar": 0.01}]
     infer, gap = _CONTENDERS[run.model](run)
     found = hf.inference.simulation_based_calibration(_simulate, infer, n=n, seed=run.seed, progress=False)
     if run.seed == 0 and not run.configuration["quick"]:
@@ -56,8 +61,7 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
     return [
         {"metric": "p_value", "value": p_value, "unit": "1"} | ({"bar": 0.01} if ours else {}),
         {"metric": "coverage_90", "value": float(found.coverage(0.9)["theta"].mean()), "unit": "1"},
-        {"metric": "evidence_gap", "value": sum(gaps) / len(gaps), "unit": "nats"}
-        | ({"bar": 0.01} if run.model == "auto_hamiltonian_flow" else {}),
+        {"metric": "evidence_gap", "value": sum(gaps) / len(gaps), "unit": "nats"},
     ]
 
 
@@ -113,6 +117,15 @@ def _bound_gap(guide: Any, x: Any) -> float:
     import hamflow as hf
 
     return _exact(x)[1] - float(hf.inference.log_weights(guide, _model, x, draws=2000, max_plate_nesting=1).mean())
+
+
+def _documented(run: runner.Run) -> float:
+    import hamflow as hf
+
+    x = _simulate()[1]
+    guide = hf.AutoHamiltonianFlow(_model, seed=run.seed)
+    _train(guide, lambda: x, run.configuration["documented"], 0.01)
+    return _bound_gap(guide, x)
 
 
 def _each(run: runner.Run) -> tuple[Callable[[Any], Any], Callable[[Any], float]]:
@@ -191,9 +204,13 @@ def main() -> None:
     seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
     small = {"n": 4, "steps": 3, "gaps": 1, "simulations": 100, "epochs": 1}
     decides = small if options.quick else {"n": 200, "steps": 400, "gaps": 20, "simulations": 5000, "epochs": 60}
-    settings = {**decides, "quick": options.quick, "streams": 2}
+    whole = {"conjugate": decides, "exact": {"documented": 3 if options.quick else 3000}}
+    settings = {case: {**whole[case], "quick": options.quick, "streams": 2} for case in options.cases}
     runs = [
-        runner.Run(case, model, seed, settings) for seed in seeds for case in options.cases for model in options.models
+        runner.Run(case, model, seed, settings[case])
+        for seed in seeds
+        for case in options.cases
+        for model in (options.models if case == "conjugate" else ["auto_hamiltonian_flow"])
     ]
     store = report.ResultStore(options.out, quick=options.quick)
     store.drop_stale({(run.case, run.model): run.configuration for run in runs})

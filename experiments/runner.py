@@ -124,7 +124,7 @@ def take_turns(
     *,
     quick: tuple[Sequence[str], dict[str, Any]],
     full: dict[str, Any],
-) -> None:
+) -> ResultStore:
     """The whole of an experiment on speed, whose contenders take turns within a run: options, runs, table, overview.
 
     `quick` holds the cases and the configuration of a quick run, `full` that of a full one.
@@ -139,6 +139,7 @@ def take_turns(
     execute(work, runs, store, 1)
     write_table(store, title, notes, cases)
     write_overview(options.out.parent)
+    return store
 
 
 def execute(work: Callable[[Run], list[Row]], runs: Sequence[Run], store: ResultStore, jobs: int) -> None:

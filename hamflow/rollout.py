@@ -8,8 +8,8 @@ from tqdm.auto import tqdm
 
 from hamflow.errors import InputError, RolloutError, SolveError, check_choice, check_positive, is_number
 from hamflow.steps import Step
-from hamflow.steps.parts import Walker
 from hamflow.steps.reversible import MEMORIES, keeps_nothing, path
+from hamflow.steps.walk import Walker
 
 
 def rollout(
@@ -70,9 +70,12 @@ def rollout(
             _check_finite(walked, t, dt)
         return walked
     states, walk = [torch.cat((q, p), dim=-1)], Walker()
-    for k in tqdm(range(n_steps), disable=not progress, desc="rollout", unit="step", dynamic_ncols=True):
+    segments = step.segments(q, t, small, n_steps, substeps)
+    if progress:
+        segments = tqdm(segments, total=n_steps, desc="rollout", unit="step", dynamic_ncols=True)
+    for k, parts in enumerate(segments):
         try:
-            q, p = walk(step.moves(q, t + k * dt, small, substeps), q, p)
+            q, p = walk(parts, q, p)
         except SolveError as error:
             raise RolloutError(
                 f"the rollout stopped between times {t + k * dt:g} and {t + (k + 1) * dt:g}: {error}",

@@ -16,12 +16,14 @@ import hamflow
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
+sys.path.append(str(EXPERIMENTS / "benchmarks"))
 
 import datasets  # noqa: E402
 import density_tabular  # noqa: E402
 import hgn_limits  # noqa: E402
 import hnn_contenders  # noqa: E402
 import hnn_tasks  # noqa: E402
+import last  # noqa: E402
 import learning_rates  # noqa: E402
 import mixture_peer  # noqa: E402
 import overview  # noqa: E402
@@ -301,8 +303,21 @@ def test_quick_run_of_the_benchmarks(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
     found = {row["metric"]: row["value"] for row in rows}
     assert found["memory_growth"] < 1.1 and found["lattice_error_float32"] == 0.0
-    assert {"speedup_train_over_nhf_autograd", "speedup_over_scipy", "matmul_share_stored_tiny"} <= found.keys()
+    expected = {
+        "speedup_train_over_nhf_autograd", "speedup_over_scipy", "matmul_share_stored_tiny", "compiled_speedup_train",
+        "speedup_sample_over_zuko_cnf", "train_nhf_batch_32",
+    }  # fmt: skip
+    assert expected <= found.keys()
+    assert (tmp_path / "quick" / "dimension.png").exists() and (tmp_path / "quick" / "depth_rollout.png").exists()
     assert {row["metric"] for row in rows if "bar" in row} <= overview.MEANINGS.keys()
+
+
+def test_figures_are_compared_with_those_that_were_committed(tmp_path: Path) -> None:
+    head = {"case": "a", "model": "hamflow", "unit": "times"}
+    rows = [{**head, "seed": seed, "metric": "speedup", "value": value} for seed, value in enumerate((2.0, 4.0))]
+    (line,) = last.compare(rows, [{**rows[0], "value": 2.0}, {**rows[0], "metric": "gone"}])
+    assert line.split()[:2] == ["a", "speedup"] and line.endswith("x 1.500")
+    assert last.committed(tmp_path / "metrics.json") == []
 
 
 def test_quick_run_of_calibration(tmp_path: Path) -> None:

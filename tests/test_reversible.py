@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import hamflow as hf
 from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, RidgePotential
 from hamflow.steps import LatticeSplitting, Splitting, Step
-from hamflow.steps.parts import run
 from hamflow.steps.reversible import iterate
+from hamflow.steps.walk import WayBack, run
 from tests.members import ENERGIES, STEPS, Member
 from tests.parts import learned, shaken
 
@@ -68,9 +68,8 @@ def test_slopes_are_gradients_and_their_pullbacks_are_derivatives(name: str) -> 
         return
     at = x.clone().requires_grad_()
     tensors = [tensor.detach().double().clone().requires_grad_() for tensor in slope.tensors]
-    value, *found = slope.pullback(x, u, *tensors)
-    expected = torch.autograd.grad(slope.value(at, *tensors), [at, *tensors], u)
-    torch.testing.assert_close(value, energy.gradient(x, 0.1))
+    found = slope.pullback(x, u, slope.value(x, *tensors)[1:], *tensors)
+    expected = torch.autograd.grad(slope.value(at, *tensors)[0], [at, *tensors], u)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -81,10 +80,9 @@ def test_a_state_on_a_lattice_is_found_again_to_the_last_bit(dtype: torch.dtype)
     begin = tuple(step.on_lattice(x.detach()) for x in states(2, dtype))
     moves = step.moves(begin[0], 0.0, 0.05, 1000)
     with torch.no_grad():
-        state = run(moves, *begin)
-        g = (torch.ones_like(state[0]), torch.zeros_like(state[0]))
-        for move in reversed(moves):
-            state, g, _ = move.undo(state, g)
+        end = run(moves, *begin)
+        g = (torch.ones_like(end[0]), torch.zeros_like(end[0]))
+        state, _ = WayBack(lambda part, grads: None)(moves, None, end, g)
     assert all(torch.equal(one, other) for one, other in zip(state, begin, strict=True))
     # So derivatives are those of the stored graph, but for the order of sums.
     member = Member(lambda: step, dt=0.05, n_steps=1000)
@@ -193,10 +191,11 @@ def test_second_derivatives_name_the_stored_graph() -> None:
 
 
 def test_a_parameter_that_was_changed_is_an_error() -> None:
-    step = Splitting(learned())
+    potential = shaken(RidgePotential(2, 8))
+    step = Splitting(hf.SeparableHamiltonian(QuadraticKinetic(2, learn=True), potential))
     value = loss(*iterate(step, *states(2, torch.float32), 0.0, 0.1, 5, memory="constant"))
     with torch.no_grad():
-        step.hamiltonian.potential.readout.add_(1.0)  # type: ignore[operator]
+        potential.weight.add_(1.0)
     with pytest.raises(RuntimeError, match="modified"):
         value.backward()
 

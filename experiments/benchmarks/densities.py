@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import rivals
@@ -14,8 +15,9 @@ import hamflow as hf
 BATCH, STEPS, WIDTH = 512, 16, 64
 BARS = {
     "train": {"nhf_autograd": 2.0, "zuko_nsf": 1.0},
-    "sample": {"nflows_rq_nsf": 20.0, "zuko_nsf": 10.0, "zuko_cnf": 10.0},
+    "sample": {"nflows_rq_nsf": 20.0, "zuko_nsf": 10.0},
 }
+BATCHES = (32, 128, 512, 2048, 8192)
 
 
 class AutogradRidge(hf.RidgePotential):
@@ -58,19 +60,8 @@ def work(dim: int, seed: int, configuration: dict[str, Any]) -> list[dict[str, A
     x = torch.randn(BATCH, dim, generator=torch.Generator().manual_seed(seed))
     costs = {name: sum(p.numel() for p in model.parameters() if p.requires_grad) for name, model in models.items()}
     found: list[dict[str, Any]] = []
-
-    def trainer(model: Any) -> turns.Job:
-        optimizer = torch.optim.Adam(model.parameters(), 1e-4)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            model.loss(x).backward()
-            optimizer.step()
-
-        return step
-
     jobs: dict[str, dict[str, turns.Job]] = {
-        "train": {name: trainer(model) for name, model in models.items()},
+        "train": {name: _trainer(model, x) for name, model in models.items()},
         # The same flow: its other forms differ in how they train.
         "log_prob": {name: _scorer(model, x) for name, model in models.items() if not name.startswith("nhf_")},
         "sample": {name: _sampler(model) for name, model in models.items() if not name.startswith("nhf_")},
@@ -81,6 +72,30 @@ def work(dim: int, seed: int, configuration: dict[str, Any]) -> list[dict[str, A
     for name, job in jobs["train"].items():
         found.append({"metric": f"train_memory_{name}", "value": turns.peak_bytes(job) / 2**20, "unit": "MiB"})
     return found
+
+
+def batches(seed: int, configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    """A training step of 16 dimensions at many sizes of a batch."""
+    found: list[dict[str, Any]] = []
+    names = ["nhf", "nhf_constant", "nhf_autograd", "zuko_nsf", "nflows_realnvp"]
+    models = {name: build(name, 16, seed) for name in (names[:2] if configuration["quick"] else names)}
+    for size in (16, 32) if configuration["quick"] else BATCHES:
+        x = torch.randn(size, 16, generator=torch.Generator().manual_seed(seed))
+        jobs = {name: _trainer(model, x) for name, model in models.items()}
+        for name, taken in turns.take_turns(jobs, configuration["rounds"], configuration["seconds"]).items():
+            found.append({"metric": f"train_{name}_batch_{size}", "value": statistics.median(taken), "unit": "ms"})
+    return found
+
+
+def _trainer(model: Any, x: Tensor) -> turns.Job:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model.loss(x).backward()
+        optimizer.step()
+
+    return step
 
 
 def _scorer(model: Any, x: Tensor) -> turns.Job:

@@ -14,7 +14,8 @@ import runner
 NAME = "benchmarks"
 DENSITIES = {f"density_d{dim}": dim for dim in (2, 16, 64, 256)}
 DEPTHS = {"depth_nhf": "nhf", "depth_rollout": "rollout"}
-CASES = (*DENSITIES, *DEPTHS, "lattice", "rollouts", "matmul")
+COMPILED = {f"compiled_d{dim}": dim for dim in (2, 16, 64)}
+CASES = (*DENSITIES, "batches", *DEPTHS, "lattice", "sampling", "rollouts", "matmul", *COMPILED)
 NOTES = """
 Process time on one thread, the contenders of a case in turns; speedups are how many times longer another takes than
 nhf, round by round, the median with its quartiles. The machine is named at the end.
@@ -28,6 +29,8 @@ and a random one) up to d = 16.
 
 - train, log_prob, sample: of one batch. train_memory: the most that tensors take during a step.
 
+batches: the training step of 16 columns at batches of 32 to 8192 rows.
+
 depth_nhf: the density of (q, p) of an NHF of one potential; depth_rollout: a loss of nine states of a motion by an MLP
 energy. Of the same time, in more and more steps.
 
@@ -37,20 +40,28 @@ energy. Of the same time, in more and more steps.
 
 lattice: the largest error of 100 states after 10 000 steps and as many back.
 
+sampling: nhf and zuko_cnf after both have learned eight pairs of half moons, turned in 16 dimensions, for as long;
+log_likelihood is that of held-out rows, of nhf a bound.
+
 rollouts: 1000 motions of 1000 states in double precision, against SciPy's RK45 at the coarsest tolerance that is as
 accurate; it is timed on eight of them, with the network as its right-hand side.
 
 matmul: a loss and its gradients of 4 leapfrog steps, batch 4096; the share is of the rate that products of the same
 shapes reach, counting six of them a force; in constant memory eight are computed.
+
+compiled_dD: how many times faster torch.compile makes a training step and the flow alone; compile_seconds, the first
+call.
 """
 
 
 def work(run: runner.Run) -> list[report.Row]:
     """One case."""
+    import compiled
     import densities
     import depth
     import matmul
     import rollouts
+    import sampling
     import torch
 
     torch.set_num_threads(1)
@@ -59,21 +70,30 @@ def work(run: runner.Run) -> list[report.Row]:
         return densities.work(DENSITIES[run.case], run.seed, configuration)
     if run.case in DEPTHS:
         return depth.work(DEPTHS[run.case], run.seed, configuration)
-    return {"lattice": depth.lattice, "rollouts": rollouts.work, "matmul": matmul.work}[run.case](
-        run.seed, configuration
-    )
+    if run.case in COMPILED:
+        return compiled.work(COMPILED[run.case], run.seed, configuration)
+    others = {
+        "batches": densities.batches, "lattice": depth.lattice, "sampling": sampling.work, "rollouts": rollouts.work,
+        "matmul": matmul.work,
+    }  # fmt: skip
+    return others[run.case](run.seed, configuration)
 
 
 def main() -> None:
-    """Run what the command line asks for, then write the table and the overview."""
+    """Run what the command line asks for, write the table, the pictures and the overview; then what has changed."""
+    import last
+    import pictures
     import turns
 
-    runner.take_turns(
+    store = runner.take_turns(
         NAME, __doc__ or "", "Speed and memory", f"{NOTES}\nMachine: {turns.machine()}.\n", CASES, "hamflow", work,
-        quick=(["density_d2", "depth_rollout", "lattice", "rollouts", "matmul"],
+        quick=(["density_d2", "batches", "depth_rollout", "lattice", "sampling", "rollouts", "matmul", "compiled_d2"],
                {"quick": True, "rounds": 2, "seconds": 0.001}),
-        full={"quick": False, "rounds": 10, "seconds": 0.2},
+        full={"quick": False, "rounds": 10, "seconds": 0.2, "learn_seconds": 200, "epochs": 100},
     )  # fmt: skip
+    pictures.draw(store, store.path.parent)
+    lines = last.compare(store.rows, last.committed(store.path))
+    print("\n".join(("Against the last committed results:", *lines)) if lines else "No committed results beside these.")
 
 
 if __name__ == "__main__":

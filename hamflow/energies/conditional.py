@@ -54,14 +54,17 @@ class ConditionedEnergy(Energy):
 
 
 def _given(slope: Slope, context: Tensor) -> Slope:
-    def value(x: Tensor, context: Tensor, *tensors: Tensor) -> Tensor:
-        return slope.value(beside(x, context), *tensors)[..., : x.shape[-1]]
+    def value(x: Tensor, context: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        found, *kept = slope.value(beside(x, context), *tensors)
+        return found[..., : x.shape[-1]], *kept
 
-    def pullback(x: Tensor, u: Tensor, context: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def pullback(
+        x: Tensor, u: Tensor, kept: tuple[Tensor, ...], context: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         assert slope.pullback is not None
         d, c = x.shape[-1], context.shape[-1]
-        found, g_both, *rest = slope.pullback(beside(x, context), functional.pad(u, (0, c)), *tensors)
-        return found[..., :d], g_both[..., :d], summed_to(g_both[..., d:], context.shape), *rest
+        across, *rest = slope.pullback(beside(x, context), functional.pad(u, (0, c)), kept, *tensors)
+        return across[..., :d], summed_to(across[..., d:], context.shape), *rest
 
     return Slope(value, (context, *slope.tensors), None if slope.pullback is None else pullback, slope.complete)
 

@@ -112,7 +112,7 @@ class Energy(nn.Module):
         tensors = learned(self)
 
         def at(t: Time) -> Slope:
-            return Slope(lambda x, *_: self.gradient(x, t), tensors, complete=False)
+            return Slope(lambda x, *_: (self.gradient(x, t),), tensors, complete=False)
 
         return [at(t) for t in times]
 
@@ -189,9 +189,9 @@ class SumEnergy(Energy):
 
 
 def _summed(slopes: tuple[Slope, ...]) -> Slope:
-    def value(x: Tensor, *tensors: Tensor) -> Tensor:
+    def value(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         rest = iter(tensors)
-        return torch.stack([slope.value(x, *islice(rest, len(slope.tensors))) for slope in slopes]).sum(0)
+        return (torch.stack([slope.value(x, *islice(rest, len(slope.tensors)))[0] for slope in slopes]).sum(0),)
 
     together = tuple(tensor for slope in slopes for tensor in slope.tensors)
     return Slope(value, together, complete=all(slope.complete for slope in slopes))

@@ -45,6 +45,10 @@ def solve_mass(mass: Tensor, force: Tensor, *, regulariser: float = 0.0, what: s
     """
     if regulariser:
         return _regularised(mass, force, regulariser, what)
+    if torch.compiler.is_compiling():
+        # No error can depend on numbers there, nor the choice of a method.
+        traced: Tensor = torch.linalg.solve_ex(mass, force.unsqueeze(-1)).result.squeeze(-1)
+        return traced
     factor, info = torch.linalg.cholesky_ex(mass)
     if not bool(info.any()):
         # The diagonal of the factor bounds the condition number from below, at no cost. Only from below: what is found
@@ -62,7 +66,8 @@ def _regularised(mass: Tensor, force: Tensor, regulariser: float, what: str) -> 
     # The real part of 1 / (m + i s) is m / (m^2 + s^2); squares of M would cost half of the digits.
     d = mass.shape[-1]
     shift = regulariser * (mass.square().mean((-2, -1), keepdim=True) * d).sqrt()
-    if d**0.5 / regulariser > _limit(mass.dtype) or not bool((shift != 0).all()):
+    looked_at = not torch.compiler.is_compiling()
+    if looked_at and (d**0.5 / regulariser > _limit(mass.dtype) or not bool((shift != 0).all())):
         _check_condition(mass.detach(), what, shift.detach()[..., 0])
     shifted = torch.complex(mass, shift * torch.eye(d).to(mass))
     solution: Tensor = torch.linalg.solve_ex(

@@ -18,9 +18,13 @@ from hamflow.errors import InputError, check_choice, check_positive
 
 class _Activation(NamedTuple):
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    # Of the slope by its argument, given (a cotangent, the argument, the slope).
-    bend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    # The slope at x is scale * curve(rate * x) + offset: a tanh is a sigmoid, which takes a fraction of the time.
+    rate: float
+    scale: float
+    offset: float
+    curve: Callable[[Tensor], Tensor]
+    # Of the curve by its argument, given (a cotangent, the curve, what computes the argument again).
+    bend: Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor]
 
 
 def _log_cosh(x: Tensor) -> Tensor:
@@ -28,39 +32,35 @@ def _log_cosh(x: Tensor) -> Tensor:
     return functional.softplus(2 * x) - x - math.log(2)
 
 
+def _sigmoid_bend(u: Tensor, curve: Tensor, argument: Callable[[], Tensor]) -> Tensor:
+    return torch.ops.aten.sigmoid_backward(u, curve)
+
+
 _ACTIVATIONS = {
-    "log_cosh": _Activation(_log_cosh, torch.tanh, lambda u, x, slope: torch.ops.aten.tanh_backward(u, slope)),
-    "softplus": _Activation(
-        functional.softplus, torch.sigmoid, lambda u, x, slope: torch.ops.aten.sigmoid_backward(u, slope)
-    ),
-    "sine": _Activation(torch.sin, torch.cos, lambda u, x, slope: -u * torch.sin(x)),
+    "log_cosh": _Activation(_log_cosh, 2.0, 2.0, -1.0, torch.sigmoid, _sigmoid_bend),
+    "softplus": _Activation(functional.softplus, 1.0, 1.0, 0.0, torch.sigmoid, _sigmoid_bend),
+    "sine": _Activation(torch.sin, 1.0, 1.0, 0.0, torch.cos, lambda u, curve, argument: -u * torch.sin(argument())),
 }
 
 
-def _ridge(activation: str) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, ...]]]:
-    slope_of, bend = _ACTIVATIONS[activation].slope, _ACTIVATIONS[activation].bend
+def _ridge(activation: _Activation) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]:
+    # Of W and b at the rate of the curve, of the weights that its values are given, and of the sum of their offsets.
+    def value(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+        curve = activation.curve(functional.linear(x, weight, bias))
+        return functional.linear(curve, out.mT, shift), curve
 
-    def value(x: Tensor, weight: Tensor, bias: Tensor, amplitude: Tensor) -> Tensor:
-        slope = slope_of(functional.linear(x, weight, bias))
-        # a scales the small weight matrix rather than the large batch of slopes.
-        return slope @ (amplitude.unsqueeze(-1) * weight)
-
-    def pullback(x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, amplitude: Tensor) -> tuple[Tensor, ...]:
+    def pullback(
+        x: Tensor, u: Tensor, kept: tuple[Tensor, ...], weight: Tensor, bias: Tensor, out: Tensor, shift: Tensor
+    ) -> tuple[Tensor, ...]:
         shape = x.shape
-        x, u = x.reshape(-1, shape[-1]), u.reshape(-1, shape[-1])
-        inner = torch.addmm(bias, x, weight.mT)
-        slope = slope_of(inner)
-        scaled = amplitude.unsqueeze(-1) * weight
-        bent = bend(u @ scaled.mT, inner, slope)
-        across = slope.mT @ u
-        g_weight = torch.addmm(amplitude.unsqueeze(-1) * across, bent.mT, x)
-        g_amplitude = (across * weight).sum(-1)
-        return (slope @ scaled).view(shape), (bent @ weight).view(shape), g_weight, bent.sum(0), g_amplitude
+        x, u, curve = (part.reshape(-1, part.shape[-1]) for part in (x, u, *kept))
+        bent = activation.bend(u @ out.mT, curve, lambda: torch.addmm(bias, x, weight.mT))
+        return (bent @ weight).view(shape), bent.mT @ x, bent.sum(0), curve.mT @ u, u.sum(0)
 
     return value, pullback
 
 
-_RIDGES = {name: _ridge(name) for name in _ACTIVATIONS}
+_RIDGES = {name: _ridge(activation) for name, activation in _ACTIVATIONS.items()}
 
 
 class RidgePotential(Energy):
@@ -113,15 +113,24 @@ class RidgePotential(Energy):
 
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
-        k = self.layer(t)
-        return _RIDGES[self.activation][0](x, self.weight[k], self.bias[k], self.amplitude[k])
+        return self.slopes([t])[0](x)
 
     def slopes(self, times: Sequence[Time]) -> list[Slope]:
         """The gradients at many times, in closed form with their derivatives."""
+        # Layers at once, and one alone: what is picked later costs a gradient of the size of all.
         value, pullback = _RIDGES[self.activation]
-        # At once: a layer that is picked later costs a gradient of the size of all layers.
-        layers = list(zip(self.weight.unbind(), self.bias.unbind(), self.amplitude.unbind(), strict=True))
-        return [Slope(value, layers[self.layer(t)], pullback) for t in times]
+        layers = [self.layer(t) for t in times]
+        first, last = min(layers, default=0), max(layers, default=0) + 1
+        found = zip(*(part.unbind() for part in self._folded(slice(first, last))), strict=True)
+        slopes = [Slope(value, tensors, pullback) for tensors in found]
+        return [slopes[k - first] for k in layers]
+
+    def _folded(self, layers: slice) -> tuple[Tensor, ...]:
+        activation = _ACTIVATIONS[self.activation]
+        weight, bias, amplitude = (part[layers] for part in (self.weight, self.bias, self.amplitude))
+        out = amplitude.unsqueeze(-1) * weight
+        shift = activation.offset * out.sum(-2)
+        return activation.rate * weight, activation.rate * bias, activation.scale * out, shift
 
 
 class MLPPotential(Energy):
@@ -192,55 +201,63 @@ class MLPPotential(Energy):
 
     def gradient(self, x: Tensor, t: Time = 0.0) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
-        k = self.layer(t)
-        return _mlp_gradient(x, self.readout[k], *(part[k] for part in (*self.weights, *self.biases)))
+        return self.slopes([t])[0](x)
 
     def slopes(self, times: Sequence[Time]) -> list[Slope]:
         """The gradients at many times, in closed form with their derivatives."""
-        layers = list(zip(*(part.unbind() for part in (self.readout, *self.weights, *self.biases)), strict=True))
-        return [Slope(_mlp_gradient, layers[self.layer(t)], _mlp_pullback) for t in times]
+        layers = [self.layer(t) for t in times]
+        first, last = min(layers, default=0), max(layers, default=0) + 1
+        found = zip(*(part.unbind() for part in self._folded(slice(first, last))), strict=True)
+        slopes = [Slope(_sigmoids, tensors, _sigmoids_pullback) for tensors in found]
+        return [slopes[k - first] for k in layers]
+
+    def _folded(self, layers: slice) -> tuple[Tensor, ...]:
+        # tanh(x) = 2 sigmoid(2 x) - 1, so this is a perceptron of sigmoids, which take a fraction of the time.
+        weight, *weights = (part[layers] for part in self.weights)
+        bias, *biases = (part[layers] for part in self.biases)
+        after = [2 * (b - w.sum(-1)) for w, b in zip(weights, biases, strict=True)]
+        return 2 * self.readout[layers], 2 * weight, *(4 * w for w in weights), 2 * bias, *after
 
 
-def _mlp_gradient(x: Tensor, readout: Tensor, *parameters: Tensor) -> Tensor:
-    # Of the weights of all hidden layers, then their biases.
+def _sigmoids(x: Tensor, readout: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    # The gradient of a perceptron of sigmoids, of the weights of all hidden layers, then their biases; it goes down by
+    # c_i = d_{i+1} W_{i+1} and d_i = c_i h_i (1 - h_i). Kept are all h_i and c_i.
     n = len(parameters) // 2
     states = []
     for weight, bias in zip(parameters[:n], parameters[n:], strict=True):
-        x = torch.tanh(functional.linear(x, weight, bias))
+        x = torch.sigmoid(functional.linear(x, weight, bias))
         states.append(x)
-    cotangent = readout.expand_as(states[-1])
+    down = [readout.expand_as(states[-1])]
     for state, weight in zip(reversed(states), reversed(parameters[:n]), strict=True):
-        # (1 - h^2) times the cotangent as one operation: large batches wait for memory, not for arithmetic.
-        cotangent = torch.ops.aten.tanh_backward(cotangent, state) @ weight
-    return cotangent
+        # As one operation: large batches wait for memory, not for arithmetic.
+        down.append(torch.ops.aten.sigmoid_backward(down[-1], state) @ weight)
+    return down[-1], *states, *down[1:-1]
 
 
-def _mlp_pullback(x: Tensor, u: Tensor, readout: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-    # With h_i = tanh(W_i h_{i-1} + b_i): the gradient goes down, c_i = d_{i+1} W_{i+1} and d_i = c_i (1 - h_i^2); its
-    # cotangents e_i of d_i go up, and those of the h_i down again.
+def _sigmoids_pullback(
+    x: Tensor, u: Tensor, kept: tuple[Tensor, ...], readout: Tensor, *parameters: Tensor
+) -> tuple[Tensor, ...]:
+    # Cotangents e_i of d_i go up, and those of the h_i down again.
     n, shape = len(parameters) // 2, x.shape
-    weights, biases = parameters[:n], parameters[n:]
-    x, u = x.reshape(-1, shape[-1]), u.reshape(-1, shape[-1])
-    states = [x]
-    for weight, bias in zip(weights, biases, strict=True):
-        states.append(torch.addmm(bias, states[-1], weight.mT).tanh_())
-    cotangents, d = [readout.expand_as(states[-1])], [x] * n
-    for i in reversed(range(n)):
-        d[i] = torch.ops.aten.tanh_backward(cotangents[0], states[i + 1])
-        cotangents.insert(0, d[i] @ weights[i])
+    weights = parameters[:n]
+    x, u, *flat = (part.reshape(-1, part.shape[-1]) for part in (x, u, *kept))
+    states, cotangents = [x, *flat[:n]], [*reversed(flat[n:]), readout.expand_as(flat[n - 1])]
     bent: list[Tensor] = []
     g_weights: list[Tensor] = []
     g_biases: list[Tensor] = []
-    down = u
-    for i in range(n):
-        up = down @ weights[i].mT
-        g_weights.append(d[i].mT @ down)
-        bent.append(up * cotangents[i + 1] * states[i + 1])
-        down = torch.ops.aten.tanh_backward(up, states[i + 1])
-    g_readout, g_state = down.sum(0), torch.zeros_like(down)
+    up = u
+    for state, cotangent, weight in zip(states[1:], cotangents, weights, strict=True):
+        g_weights.append(torch.ops.aten.sigmoid_backward(cotangent, state).mT @ up)
+        up = up @ weight.mT
+        # Of h (1 - h) by h, the half of it.
+        bent.append((0.5 - state) * cotangent * up)
+        up = torch.ops.aten.sigmoid_backward(up, state)
+    g_readout, g_state = up.sum(0), None
     for i in reversed(range(n)):
-        inner = torch.ops.aten.tanh_backward(torch.sub(g_state, bent[i], alpha=2), states[i + 1])
+        both = 2 * bent[i] if g_state is None else torch.add(g_state, bent[i], alpha=2)
+        inner = torch.ops.aten.sigmoid_backward(both, states[i + 1])
         g_biases.insert(0, inner.sum(0))
         g_weights[i] = torch.addmm(g_weights[i], inner.mT, states[i])
         g_state = inner @ weights[i]
-    return cotangents[0].view(shape), g_state.view(shape), g_readout, *g_weights, *g_biases
+    assert g_state is not None
+    return g_state.view(shape), g_readout, *g_weights, *g_biases

@@ -64,8 +64,8 @@ class PeriodicEnergy(Energy):
         return [self._of_angles(slope) for slope in self.energy.slopes(times)]
 
     def _of_angles(self, slope: Slope) -> Slope:
-        def value(x: Tensor, *tensors: Tensor) -> Tensor:
+        def value(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             seen = self.features(x)
-            return self.features.pullback(seen, slope.value(seen, *tensors))
+            return (self.features.pullback(seen, slope.value(seen, *tensors)[0]),)
 
         return slope._replace(value=value, pullback=None)

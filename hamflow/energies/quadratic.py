@@ -99,18 +99,23 @@ class QuadraticKinetic(Energy):
             factors = [self.factor(k * self.spacing) for k in range(self.layers)]
             return [Slope(_full, (factors[self.layer(t)],), _full_pullback) for t in times]
         inverse = (2 * self.log_diagonal).exp().unbind()
-        return [Slope(torch.mul, (inverse[self.layer(t)],), _diagonal_pullback) for t in times]
+        return [Slope(_diagonal, (inverse[self.layer(t)],), _diagonal_pullback) for t in times]
 
 
-def _diagonal_pullback(x: Tensor, u: Tensor, inverse: Tensor) -> tuple[Tensor, ...]:
-    return x * inverse, u * inverse, summed_to(u * x, inverse.shape)
+def _diagonal(x: Tensor, inverse: Tensor) -> tuple[Tensor]:
+    return (x * inverse,)
 
 
-def _full(x: Tensor, factor: Tensor) -> Tensor:
-    return x @ factor @ factor.mT
+def _diagonal_pullback(x: Tensor, u: Tensor, kept: tuple[Tensor, ...], inverse: Tensor) -> tuple[Tensor, ...]:
+    return u * inverse, summed_to(u * x, inverse.shape)
 
 
-def _full_pullback(x: Tensor, u: Tensor, factor: Tensor) -> tuple[Tensor, ...]:
-    y, v = x @ factor, u @ factor
-    rows = [part.reshape(-1, part.shape[-1]) for part in (x, u, y, v)]
-    return y @ factor.mT, v @ factor.mT, rows[0].mT @ rows[3] + rows[1].mT @ rows[2]
+def _full(x: Tensor, factor: Tensor) -> tuple[Tensor, ...]:
+    y = x @ factor
+    return y @ factor.mT, y
+
+
+def _full_pullback(x: Tensor, u: Tensor, kept: tuple[Tensor, ...], factor: Tensor) -> tuple[Tensor, ...]:
+    v = u @ factor
+    x, u, y, w = (part.reshape(-1, part.shape[-1]) for part in (x, u, *kept, v))
+    return v @ factor.mT, x.mT @ w + u.mT @ y

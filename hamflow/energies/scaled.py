@@ -71,12 +71,13 @@ class ScaledEnergy(Energy):
     def _scaled(self, slope: Slope) -> Slope:
         loc, scale, back = self.loc, self.scale, self.factor / self.scale
 
-        def value(x: Tensor, *tensors: Tensor) -> Tensor:
-            return slope.value((x - loc) / scale, *tensors) * back
+        def value(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            found, *kept = slope.value((x - loc) / scale, *tensors)
+            return found * back, *kept
 
-        def pullback(x: Tensor, u: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        def pullback(x: Tensor, u: Tensor, kept: tuple[Tensor, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
             assert slope.pullback is not None
-            found, g_x, *rest = slope.pullback((x - loc) / scale, u * back, *tensors)
-            return found * back, g_x / scale, *rest
+            across, *rest = slope.pullback((x - loc) / scale, u * back, kept, *tensors)
+            return across / scale, *rest
 
         return slope._replace(value=value, pullback=None if slope.pullback is None else pullback)

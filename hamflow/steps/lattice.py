@@ -83,17 +83,12 @@ class LatticeSplitting(Splitting):
         once = self.scheme.stages(1)
         return tuple((kick, fraction, k + time) for k in range(n_steps) for kick, fraction, time in once)
 
-    def moves(
-        self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
-    ) -> list[Part]:
-        """The kicks and drifts of ``n_steps`` steps, or of their inverse, between a look at either end."""
-        stages = self._stages(n_steps)
-        slopes = self._slopes([(kick, t + time * dt) for kick, _, time in stages])
-        parts = [
-            _Rounded(self, slope, (-f if kick is not backwards else f) * dt, kick=kick, time=t + time * dt)
-            for slope, (kick, f, time) in zip(slopes, stages, strict=True)
-        ]
-        return [_Look(self.entered), *(parts[::-1] if backwards else parts), _Look(self.checked)]
+    def _chains(self, t: Time, dt: Time, n: int, n_steps: int, *, backwards: bool) -> list[list[Part]]:
+        chains = super()._chains(t, dt, n, n_steps, backwards=backwards)
+        return [[_Look(self.entered), *chain, _Look(self.checked)] for chain in chains]
+
+    def _shear(self, slope: Slope, change: Time, kick: bool, time: Time) -> Part:
+        return _Rounded(self, slope, change, kick=kick, time=time)
 
     def moved(self, x: Tensor, slope: Tensor, change: Time) -> Tensor:
         """A coordinate and its change, rounded; NaN where that is not within the span."""
@@ -105,6 +100,8 @@ class LatticeSplitting(Splitting):
 
     def checked(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """The state, or an error where it has left the span."""
+        if torch.compiler.is_compiling():
+            return q, p  # NaN, since no error can depend on numbers there
         # Looked at once a call: on a GPU every look waits for it.
         lost = (q + p).isnan().any(-1)
         if bool(lost.any()):

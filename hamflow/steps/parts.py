@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from hamflow.errors import InputError
 
 #: A state, and the cotangents of one.
 Pair = tuple[Tensor, Tensor]
+#: A slope, and of a cotangent of it the products with its derivatives by where it was taken and by each tensor.
+Taken = tuple[Tensor, Callable[[Tensor], tuple[Any, ...]]]
 
 
 class Part:
@@ -88,14 +91,16 @@ class Shear(Part):
         change = sign * self.change
         return x + change * slope if isinstance(change, Tensor) else torch.add(x, slope, alpha=change)
 
-    def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
-        """From where the map led: where it began, the cotangents there, and those of the tensors."""
-        # x stays and y moves.
-        (x, y), (g_x, g_y) = (end, cotangents) if self.kick else (end[::-1], cotangents[::-1])
-        value, across, grads = _pulled(self.slope, x, self.change * g_y)
-        y, g_x = self.add(y, value, -1), g_x + across
-        begin, g = ((x, y), (g_x, g_y)) if self.kick else ((y, x), (g_y, g_x))
-        return begin, g, grads
+    def take(self, x: Tensor) -> Taken:
+        """The slope where x is, (*batch, d), and how cotangents of it are pulled back."""
+        slope, pullback = self.slope, self.slope.pullback
+        if pullback is not None:
+            value, *kept = slope.value(x, *slope.tensors)
+            return value, lambda u: pullback(x, u, kept, *slope.tensors)
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            found = slope(at)
+        return found.detach(), lambda u: _derivatives((found,), (at,), slope.tensors, (u,), complete=slope.complete)
 
 
 class Scale(Part):
@@ -124,13 +129,13 @@ class Whole(Part):
 
     Args:
         there: the step with its time and its dt, of (q, p).
-        back: its inverse.
+        inverse: its inverse.
         owner: the step itself.
     """
 
-    def __init__(self, there: Callable[..., Pair], back: Callable[..., Pair], owner: nn.Module) -> None:
+    def __init__(self, there: Callable[..., Pair], inverse: Callable[..., Pair], owner: nn.Module) -> None:
         self.there = there
-        self.back = back
+        self.inverse = inverse
         self._owner = owner
 
     @cached_property
@@ -148,35 +153,12 @@ class Whole(Part):
 
     def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
         """From where the map led: where it began, the cotangents there, and those of the tensors."""
-        q, p = self.back(*end)
-        (g_q, g_p), grads = _derivatives(self.there, (q, p), self.tensors, cotangents, complete=False)
-        return (q, p), (g_q, g_p), grads
-
-
-class Walker:
-    """Parts one after the other; neighbours that kick, or drift, at one time share a slope, over ends of steps too."""
-
-    def __init__(self) -> None:
-        self._known: Shear | None = None
-        self._slope: Tensor | None = None
-
-    def __call__(self, parts: Iterable[Part], q: Tensor, p: Tensor) -> Pair:
-        """The end of the parts from (q, p), which is where the last call ended."""
-        for part in parts:
-            if not isinstance(part, Shear):
-                q, p = part(q, p)
-                self._known = self._slope = None
-                continue
-            if self._slope is None or self._known is None or not part.goes_on(self._known):
-                self._slope = part.slope(q if part.kick else p)
-            q, p = part.move(q, p, self._slope)
-            self._known = part
-        return q, p
-
-
-def run(parts: Iterable[Part], q: Tensor, p: Tensor) -> Pair:
-    """One part after the other."""
-    return Walker()(parts, q, p)
+        q, p = self.inverse(*end)
+        with torch.enable_grad():
+            at = q.detach().requires_grad_(), p.detach().requires_grad_()
+            ends = self.there(*at)
+        g_q, g_p, *grads = _derivatives(ends, at, self.tensors, cotangents, complete=False)
+        return (q, p), (g_q, g_p), tuple(grads)
 
 
 def unknown_leaves(outputs: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> list[Tensor]:
@@ -196,33 +178,15 @@ def unknown_leaves(outputs: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> li
     return found
 
 
-def _pulled(slope: Slope, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    # The slope at x, and the products of u with its derivatives by x and by each tensor.
-    if slope.pullback is not None:
-        value, across, *closed = slope.pullback(x, u, *slope.tensors)
-        return value, across, tuple(closed)
-    kept: list[Tensor] = []
-
-    def value_of(x: Tensor) -> tuple[Tensor]:
-        kept.append(slope.value(x, *slope.tensors))
-        return (kept[0],)
-
-    (across,), grads = _derivatives(value_of, (x,), slope.tensors, (u,), complete=slope.complete)
-    return kept[0].detach(), across, grads
-
-
 def _derivatives(
-    function: Callable[..., tuple[Tensor, ...]],
-    at: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    arguments: tuple[Tensor, ...],
     tensors: tuple[Tensor, ...],
     cotangents: tuple[Tensor, ...],
     *,
     complete: bool,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    # Products of the cotangents with the derivatives of a function by its arguments and by each tensor.
-    with torch.enable_grad():
-        arguments = tuple(x.detach().requires_grad_() for x in at)
-        outputs = function(*arguments)
+) -> tuple[Any, ...]:
+    # Products of the cotangents with the derivatives of the outputs of a graph by its arguments and by each tensor.
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not complete and unknown_leaves(outputs, (*arguments, *wanted)):
         raise InputError(
@@ -234,5 +198,5 @@ def _derivatives(
     outs, ins = [y for y, _ in pairs], (*arguments, *wanted)
     found = torch.autograd.grad(outs, ins, [g for _, g in pairs], allow_unused=True, retain_graph=not complete)
     by = iter(found[len(arguments) :])
-    moved = tuple(torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=False))
-    return moved, tuple(next(by) if tensor.requires_grad else None for tensor in tensors)
+    moved = (torch.zeros_like(x) if g is None else g for x, g in zip(arguments, found, strict=False))
+    return *moved, *(next(by) if tensor.requires_grad else None for tensor in tensors)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hamflow.errors import InputError, check_choice
-from hamflow.steps.parts import Part, unknown_leaves
+from hamflow.steps.parts import Pair, Part, unknown_leaves
 from hamflow.steps.step import Step
+from hamflow.steps.walk import Walker, WayBack
 
 MEMORIES = ("constant", "stored")
 
@@ -75,8 +76,7 @@ def path(step: Step, q: Tensor, p: Tensor, t: float, dt: float, n_states: int, s
     Returns:
         (n_states + 1, *batch, 2 d), positions and momenta side by side.
     """
-    segments = [step.moves(q, t + k * substeps * dt, dt, substeps) for k in range(n_states)]
-    return _walk(segments, q, p, record=True)
+    return _walk(list(step.segments(q, t, dt, n_states, substeps)), q, p, record=True)
 
 
 def keeps_nothing() -> bool:
@@ -120,10 +120,9 @@ class _Walk(torch.autograd.Function):
         ctx.autocast = {"device_type": device, "enabled": torch.is_autocast_enabled(device)}
         ctx.autocast["dtype"] = torch.get_autocast_dtype(device)
         ctx.segments, ctx.record, ctx.order = segments, record, {id(tensor): i for i, tensor in enumerate(tensors)}
-        states = [torch.cat((q, p), -1)] if record else []
+        walk, states = Walker(), [torch.cat((q, p), -1)] if record else []
         for segment in segments:
-            for part in segment:
-                q, p = part(q, p)
+            q, p = walk(segment, q, p)
             if record:
                 states.append(torch.cat((q, p), -1))
         walked = torch.stack(states) if record else torch.cat((q, p), -1)
@@ -138,24 +137,41 @@ class _Walk(torch.autograd.Function):
                 "a second derivative (create_graph=True) was asked of memory = 'constant', expected memory = 'stored', "
                 "which keeps the graph"
             )
-        walked, cotangent = ctx.saved_tensors[0], cotangents[0]
-        totals: list[Tensor | None] = [None] * len(ctx.order)
-        g_q, g_p = (cotangent[-1] if ctx.record else cotangent).chunk(2, -1)
+        walked, cotangent, segments, totals = ctx.saved_tensors[0], cotangents[0], ctx.segments, _Totals(ctx.order)
+        back, g = WayBack(totals.add), _halves(cotangent[-1] if ctx.record else cotangent)
         with torch.autocast(**ctx.autocast):
-            for k in reversed(range(len(ctx.segments))):
-                q, p = (walked[k + 1] if ctx.record else walked).chunk(2, -1)
-                for part in reversed(ctx.segments[k]):
-                    (q, p), (g_q, g_p), grads = part.undo((q, p), (g_q, g_p))
-                    _add(totals, ctx.order, part, grads)
+            for k in reversed(range(len(segments))):
+                before = segments[k - 1][-1] if k and segments[k - 1] else None
+                end = _halves(walked[k + 1] if ctx.record else walked)
+                g = back(segments[k], before, end, g)[1]
                 if ctx.record:
-                    more = cotangent[k].chunk(2, -1)
-                    g_q, g_p = g_q + more[0], g_p + more[1]
-        return None, None, g_q, g_p, *totals
+                    more = _halves(cotangent[k])
+                    g = g[0] + more[0], g[1] + more[1]
+        return None, None, *g, *totals.found
 
 
-def _add(totals: list[Tensor | None], order: dict[int, int], part: Part, grads: tuple[Tensor | None, ...]) -> None:
-    for tensor, grad in zip(part.tensors, grads, strict=True):
-        if grad is not None and tensor.requires_grad:
-            i = order[id(tensor)]
-            known = totals[i]
-            totals[i] = grad if known is None else known + grad
+def _halves(x: Tensor) -> Pair:
+    q, p = x.chunk(2, -1)
+    return q, p
+
+
+class _Totals:
+    # Sums of cotangents of tensors; the first may be shared with something else, later ones are our own.
+    def __init__(self, order: dict[int, int]) -> None:
+        self.order = order
+        self.found: list[Tensor | None] = [None] * len(order)
+        self._own: set[int] = set()
+
+    def add(self, part: Part, grads: tuple[Tensor | None, ...]) -> None:
+        for tensor, grad in zip(part.tensors, grads, strict=True):
+            if grad is None or not tensor.requires_grad:
+                continue
+            i = self.order[id(tensor)]
+            known = self.found[i]
+            if known is None:
+                self.found[i] = grad
+            elif i in self._own:
+                known += grad
+            else:
+                self.found[i] = known + grad
+                self._own.add(i)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+import torch
+
 from hamflow.errors import InputError
 
 
@@ -55,11 +57,12 @@ class Scheme:
             triples (is a kick, fraction of dt, time of evaluation in units of dt). A kick sees the time that the drifts
             have covered and a drift the time that the kicks have, so that a time-dependent energy keeps the order.
         """
-        return _stages(self.kicks, self.drifts, n_steps)
+        # A compiler looks through what is remembered, and warns of it.
+        merge = _merged if torch.compiler.is_compiling() else _remembered
+        return merge(self.kicks, self.drifts, n_steps)
 
 
-@lru_cache(maxsize=256)
-def _stages(kicks: tuple[float, ...], drifts: tuple[float, ...], n_steps: int) -> tuple[tuple[bool, float, float], ...]:
+def _merged(kicks: tuple[float, ...], drifts: tuple[float, ...], n_steps: int) -> tuple[tuple[bool, float, float], ...]:
     merged: list[tuple[bool, float, float]] = []
     for k in range(n_steps):
         covered = {True: 0.0, False: 0.0}
@@ -75,6 +78,9 @@ def _stages(kicks: tuple[float, ...], drifts: tuple[float, ...], n_steps: int) -
             else:
                 merged.append((is_kick, fraction, time))
     return tuple(merged)
+
+
+_remembered = lru_cache(maxsize=256)(_merged)
 
 
 def _symmetric(half: tuple[float, ...], *, centre: bool) -> tuple[float, ...]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from hamflow.energies.hamiltonian import SeparableHamiltonian, Time
 from hamflow.energies.slope import Slope
 from hamflow.errors import InputError
-from hamflow.steps.parts import Part, Shear, run
+from hamflow.steps.parts import Part, Shear
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.step import Step
+from hamflow.steps.walk import run
+
+#: States of a rollout whose kicks and drifts are listed together.
+_LOT = 256
 
 
 class Splitting(Step):
@@ -75,13 +81,34 @@ class Splitting(Step):
         self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The kicks and drifts of ``n_steps`` steps, or of their inverse."""
-        stages = self.scheme.stages(n_steps)
-        slopes = self._slopes([(kick, t + time * dt) for kick, _, time in stages])
-        parts: list[Part] = [
-            Shear(slope, (-fraction if kick is not backwards else fraction) * dt, kick=kick, time=t + time * dt)
-            for slope, (kick, fraction, time) in zip(slopes, stages, strict=True)
+        (parts,) = self._chains(t, dt, 1, n_steps, backwards=backwards)
+        return parts
+
+    def segments(self, q: Tensor, t: float, dt: float, n_states: int, substeps: int) -> Iterator[list[Part]]:
+        """The kicks and drifts from each of ``n_states`` states to the next; energies are asked once for many."""
+        for first in range(0, n_states, _LOT):
+            begin, count = t + first * substeps * dt, min(_LOT, n_states - first)
+            yield from self._chains(begin, dt, count, substeps, backwards=False)
+
+    def _chains(self, t: Time, dt: Time, n: int, n_steps: int, *, backwards: bool) -> list[list[Part]]:
+        # n times n_steps steps, the kicks of each lot merged; undone, each lot is the other way round.
+        stages = self._stages(n_steps)
+        times = [[t + (k * n_steps + time) * dt for _, _, time in stages] for k in range(n)]
+        slopes = iter(self._slopes([(kick, at) for lot in times for (kick, _, _), at in zip(stages, lot, strict=True)]))
+        chains = [
+            [
+                self._shear(next(slopes), (-fraction if kick is not backwards else fraction) * dt, kick, at)
+                for (kick, fraction, _), at in zip(stages, lot, strict=True)
+            ]
+            for lot in times
         ]
-        return parts[::-1] if backwards else parts
+        return [chain[::-1] for chain in chains] if backwards else chains
+
+    def _stages(self, n_steps: int) -> tuple[tuple[bool, float, float], ...]:
+        return self.scheme.stages(n_steps)
+
+    def _shear(self, slope: Slope, change: Time, kick: bool, time: Time) -> Part:
+        return Shear(slope, change, kick=kick, time=time)
 
     def _slopes(self, wanted: list[tuple[bool, Time]]) -> list[Slope]:
         # Forces and velocities at many times; each energy is asked once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -65,6 +66,10 @@ class Step(nn.Module):
             there, back = (partial(move, t=t + k * dt, dt=dt) for move in (self.__call__, self.inverse))
             found.append(Whole(back, there, self) if backwards else Whole(there, back, self))
         return found
+
+    def segments(self, q: Tensor, t: float, dt: float, n_states: int, substeps: int) -> Iterator[list[Part]]:
+        """The maps from each of ``n_states`` states to the next, ``substeps`` steps apart."""
+        return (self.moves(q, t + k * substeps * dt, dt, substeps) for k in range(n_states))
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """The log absolute determinant of the Jacobian of ``n_steps`` steps from (q, p), (*batch, d) -> (*batch,).

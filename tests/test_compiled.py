@@ -1,0 +1,67 @@
+"""What torch.compile sees as one graph, with the values of the code that it saw."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import hamflow as hf
+from tests.parts import learned, shaken
+
+
+def states(dim: int = 2) -> tuple[Tensor, Tensor]:
+    q, p = 0.5 * torch.randn(2, 8, dim, generator=torch.Generator().manual_seed(3))
+    return q, p
+
+
+def flow(memory: str) -> Callable[[Tensor, Tensor], Tensor]:
+    given = shaken(hf.hamiltonian(4, n_steps=4, memory=memory))
+    return lambda q, p: given(torch.cat((q, p), -1))
+
+
+def rollout(step: hf.Step) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda q, p: hf.rollout(step, q, p, n_steps=5, dt=0.1, check=False)
+
+
+def density() -> Callable[[Tensor, Tensor], Tensor]:
+    model = hf.NHF(2, n_steps=3, width=8)
+    return lambda q, p: model.log_joint_standardised(q, p)
+
+
+def loss() -> Callable[[Tensor, Tensor], Tensor]:
+    model = hf.NHF(2, n_steps=3, width=8)
+    return lambda q, p: model.loss(q)
+
+
+def field(model: hf.HNN | hf.LNN) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda q, p: torch.cat(model.vector_field(q, p))
+
+
+GRAPHS: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
+    "flow": lambda: flow("stored"),
+    "flow in constant memory": lambda: flow("constant"),
+    "splitting": lambda: rollout(hf.Splitting(learned("full"), hf.YOSHIDA4)),
+    "friction": lambda: rollout(hf.Damped(hf.Splitting(learned()), 0.1)),
+    "lattice": lambda: rollout(hf.LatticeSplitting(learned(), span=64)),
+    "density": density,
+    "loss": loss,
+    "HNN": lambda: field(hf.HNN(2)),
+    "HNN motion": lambda: rollout(hf.HNN(2).step),
+    "LNN": lambda: field(hf.LNN(2)),
+    "LNN regularised": lambda: field(hf.LNN(2, regulariser=1e-3)),
+    "HGN motion": lambda: rollout(hf.HGN(size=8, dim=2, frames=3).step),
+}
+
+
+@pytest.mark.filterwarnings("error:.*lru_cache")
+@pytest.mark.parametrize("name", GRAPHS)
+def test_built_in_models_are_one_graph(name: str) -> None:
+    torch._dynamo.reset()
+    run, at = GRAPHS[name](), states()
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    values = []
+    for each in (run, compiled):
+        torch.manual_seed(0)
+        values.append(each(*at))
+    torch.testing.assert_close(values[1], values[0], rtol=1e-4, atol=1e-5)
