@@ -103,8 +103,8 @@ def settings(model: str, case: str) -> dict[str, Any]:
     """What decides the figures of a contender."""
     shared = {"every": EVERY, "seen": SEEN, "ahead": AHEAD}
     own = {
-        "nuts": {"chains": 2, "draws": 200, "warmup": 100, "depth": 4},
-        "auto_hamiltonian_flow": {"steps": 800},
+        "nuts": {"chains": 2, "draws": 500, "warmup": 200, "depth": 4},
+        "auto_hamiltonian_flow": {"steps": 2000},
         "bayesian_hnn": {"mode_steps": 300, "steps": 500},
     }
     return shared | own[model]

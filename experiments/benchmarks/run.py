@@ -89,7 +89,7 @@ def main() -> None:
         NAME, __doc__ or "", "Speed and memory", f"{NOTES}\nMachine: {turns.machine()}.\n", CASES, "hamflow", work,
         quick=(["density_d2", "batches", "depth_rollout", "lattice", "sampling", "rollouts", "matmul", "compiled_d2"],
                {"quick": True, "rounds": 2, "seconds": 0.001}),
-        full={"quick": False, "rounds": 10, "seconds": 0.2, "learn_seconds": 200, "epochs": 100},
+        full={"quick": False, "rounds": 7, "seconds": 0.1, "learn_seconds": 150, "epochs": 60},
     )  # fmt: skip
     pictures.draw(store, store.path.parent)
     lines = last.compare(store.rows, last.committed(store.path))
