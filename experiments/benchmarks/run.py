@@ -15,7 +15,7 @@ NAME = "benchmarks"
 DENSITIES = {f"density_d{dim}": dim for dim in (2, 16, 64, 256)}
 DEPTHS = {"depth_nhf": "nhf", "depth_rollout": "rollout"}
 COMPILED = {f"compiled_d{dim}": dim for dim in (2, 16, 64)}
-CASES = (*DENSITIES, "batches", *DEPTHS, "lattice", "sampling", "rollouts", "matmul", *COMPILED)
+CASES = (*DENSITIES, "batches", *DEPTHS, "lattice", "sampling", "rollouts", "matmul", *COMPILED, "demo")
 NOTES = """
 Process time on one thread, the contenders of a case in turns; speedups are how many times longer another takes than
 nhf, round by round, the median with its quartiles. The machine is named at the end.
@@ -49,6 +49,9 @@ accurate; it is timed on eight of them, with the network as its right-hand side.
 matmul: a loss and its gradients of 4 leapfrog steps, batch 4096; the share is of the rate that products of the same
 shapes reach, counting six of them a force; in constant memory eight are computed.
 
+demo: the shares of its parts in the time of `make demo` under Python's profiler, which makes Python's own share larger;
+training holds its gradients (backward), the steps, the base and the encoder.
+
 compiled_dD: how many times faster torch.compile makes a training step and the flow alone; compile_seconds, the first
 call.
 """
@@ -57,6 +60,7 @@ call.
 def work(run: runner.Run) -> list[report.Row]:
     """One case."""
     import compiled
+    import demo_profile
     import densities
     import depth
     import matmul
@@ -70,6 +74,8 @@ def work(run: runner.Run) -> list[report.Row]:
         return densities.work(DENSITIES[run.case], run.seed, configuration)
     if run.case in DEPTHS:
         return depth.work(DEPTHS[run.case], run.seed, configuration)
+    if run.case == "demo":
+        return demo_profile.work(configuration)
     if run.case in COMPILED:
         return compiled.work(COMPILED[run.case], run.seed, configuration)
     others = {
