@@ -1,5 +1,8 @@
 """Energies: what they compute, the layers, and what they refuse. The shared promises are in test_members.py."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,6 +20,7 @@ from hamflow.energies import (
     SumEnergy,
 )
 from hamflow.energies.features import AngleFeatures
+from hamflow.energies.slope import Slope
 from hamflow.errors import InputError
 from hamflow.testing import check_energy
 from tests.parts import shaken
@@ -227,9 +231,23 @@ class DetachedGradient(RidgePotential):
         return super().gradient(x, t).detach()
 
 
+class WrongPullback(RidgePotential):
+    def slopes(self, times: Sequence[Any]) -> list[Slope]:
+        return [
+            slope._replace(pullback=lambda x, u, kept, *tensors: (2 * u, *tensors)) for slope in super().slopes(times)
+        ]
+
+
+class OtherSlopes(RidgePotential):
+    def slopes(self, times: Sequence[Any]) -> list[Slope]:
+        return [slope._replace(value=lambda x, *tensors: (x,)) for slope in super().slopes(times)]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (WrongPullback, "the pullback of a slope against automatic differentiation"),
+        (OtherSlopes, "slopes against the gradient"),
         (WrongGradient, r"gradient against automatic differentiation: \S+, expected <= 1.00e-12"),
         (DetachedGradient, "the result carries no derivative"),
     ],

@@ -13,7 +13,7 @@ from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, Rid
 from hamflow.steps import LatticeSplitting, Splitting, Step
 from hamflow.steps.reversible import iterate
 from hamflow.steps.walk import WayBack, run
-from tests.members import ENERGIES, STEPS, Member
+from tests.members import STEPS, Member
 from tests.parts import learned, shaken
 
 MEMORIES = ("constant", "stored")
@@ -58,20 +58,37 @@ def distance(found: list[Tensor | None], expected: list[Tensor | None]) -> float
     return max(float((a.double() - b.double()).norm() / (a.double().norm() + 1e-3)) for a, b in far)
 
 
-@pytest.mark.parametrize("name", ENERGIES)
-def test_slopes_are_gradients_and_their_pullbacks_are_derivatives(name: str) -> None:
-    energy, dim = ENERGIES[name].make().double(), ENERGIES[name].dim
-    x, u = (part.detach() for part in states(dim))
-    slope = energy.slopes([0.0, 0.1])[1]
-    assert torch.equal(slope(x), energy.gradient(x, 0.1))
-    if slope.pullback is None:
-        return
-    at = x.clone().requires_grad_()
-    tensors = [tensor.detach().double().clone().requires_grad_() for tensor in slope.tensors]
-    found = slope.pullback(x, u, slope.value(x, *tensors)[1:], *tensors)
-    expected = torch.autograd.grad(slope.value(at, *tensors)[0], [at, *tensors], u)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
+class Stronger(RidgePotential):
+    """An energy of a user's own that changes the gradient of one of ours."""
+
+    def gradient(self, x: Tensor, t: Any = 0.0) -> Tensor:
+        return 2 * super().gradient(x, t)
+
+
+class Deeper(MLPPotential):
+    """One that changes the energy alone."""
+
+    def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+        return 2 * super().forward(x, t)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("make", [Stronger, Deeper])
+def test_who_changes_an_energy_changes_its_steps(
+    make: Callable[[int], RidgePotential | MLPPotential], memory: str
+) -> None:
+    energy = shaken(make(2)).double()
+    plain = type(energy).__bases__[0](2).double()
+    plain.load_state_dict(energy.state_dict())
+    x = states(2)[0]
+    torch.testing.assert_close(energy.gradient(x), 2 * plain.gradient(x))
+    q, p = states(2)
+    step = Splitting(hf.SeparableHamiltonian(QuadraticKinetic(2).double(), energy), hf.SYMPLECTIC_EULER)
+    moved = iterate(step, q, p, 0.0, 0.1, 1, memory=memory)[1]
+    torch.testing.assert_close(moved, p - 0.2 * plain.gradient(q))
+    found = torch.autograd.grad(moved.sum(), [q, *energy.parameters()], allow_unused=True)
+    expected = torch.autograd.grad((p - 0.2 * plain.gradient(q)).sum(), [q, *plain.parameters()], allow_unused=True)
+    assert distance([*found], [*expected]) < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,8 @@ _FUZZ = 1e-9
 class Energy(nn.Module):
     r"""A scalar function of one variable, such as a potential :math:`V(q, t)` or a kinetic energy :math:`T(p, t)`.
 
-    A subclass implements :meth:`forward`, and :meth:`gradient` where a closed form is at hand. With ``layers > 1`` it
+    A subclass implements :meth:`forward`, and :meth:`gradient` and :meth:`slopes` where closed forms are at hand. One
+    that changes an energy changes these too: what it leaves out is found from what it gives. With ``layers > 1`` it
     keeps one set of parameters for each layer and is piecewise constant in time: layer
     :math:`\lfloor t / \text{spacing} + \tfrac12 \rfloor` acts at time t.
 
@@ -76,6 +78,15 @@ class Energy(nn.Module):
         check_positive("spacing", spacing)
         self.layers = layers
         self.spacing = float(spacing)
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        # Closed forms that a class inherits are those of another energy once it has one of its own.
+        own = vars(cls)
+        if "forward" in own and "gradient" not in own:
+            cls.gradient = Energy.gradient  # type: ignore[method-assign]
+        if ("forward" in own or "gradient" in own) and "slopes" not in own:
+            cls.slopes = Energy.slopes  # type: ignore[method-assign]
 
     def layer(self, t: Time) -> int:
         """The index of the parameter set that acts at time ``t``.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hamflow.energies.hamiltonian import Energy, Hamiltonian
+from hamflow.energies.slope import Slope
 from hamflow.testing.measures import (
     GRADIENT,
     check_modes,
@@ -36,7 +37,7 @@ class EnergyReport:
 
 
 def check_energy(energy: Energy | Hamiltonian, dim: int, *, seed: int = 0) -> EnergyReport:
-    """Check an energy, or a Hamiltonian: its gradient, its shapes, and that it works in every mode of torch.
+    """Check an energy, or a Hamiltonian: its gradient and slopes, its shapes, and every mode of torch.
 
     Args:
         energy: an :class:`hamflow.Energy` of one variable or a :class:`hamflow.Hamiltonian` of (q, p).
@@ -72,6 +73,8 @@ def check_energy(energy: Energy | Hamiltonian, dim: int, *, seed: int = 0) -> En
         worst_parameter = max(worst_parameter, gradient_error(double, gradient, points, generator))
         require("derivative of the gradient against finite differences", worst_parameter, GRADIENT)
         check_modes(gradient, points)
+        if isinstance(energy, Energy):
+            _check_slope(double.slopes([t])[0], points[0], found[0])
         if not getattr(energy, "implicit", False):
             mapped = torch.vmap(torch.vmap(gradient, out_dims=1), out_dims=1)(*points)
             require("the gradient under vmap", difference(mapped, found), 1e-12)
@@ -89,6 +92,21 @@ def check_energy(energy: Energy | Hamiltonian, dim: int, *, seed: int = 0) -> En
                 if not torch.isfinite(result).all():
                     raise AssertionError(f"the {name} in float32 is not finite at points of size {scale:g}")
     return EnergyReport(worst, worst_parameter)
+
+
+def _check_slope(slope: Slope, x: Tensor, gradient: Tensor) -> None:
+    require("slopes against the gradient", difference(slope(x), gradient), 1e-12)
+    if slope.pullback is None:
+        return
+    # Double precision for those too that are no parameters, such as a context.
+    at, *tensors = (part.detach().double().clone().requires_grad_() for part in (x, *slope.tensors))
+    u = torch.ones_like(x).cumsum(-1)
+    value, *kept = slope.value(at, *tensors)
+    expected = torch.autograd.grad(value, [at, *tensors], u)
+    with torch.no_grad():
+        found = slope.pullback(x, u, kept, *tensors)
+    for one, other in zip(found, expected, strict=True):
+        require("the pullback of a slope against automatic differentiation", difference(one, other), 1e-10)
 
 
 def _tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
