@@ -38,7 +38,7 @@ def _of_layers(
     layers = [energy.layer(t) for t in times]
     first, last = min(layers, default=0), max(layers, default=0) + 1
     found = zip(*(part.unbind() for part in folded(slice(first, last))), strict=True)
-    slopes = [Slope(value, tensors, pullback) for tensors in found]
+    slopes = [Slope(value, tensors, pullback, complete=True) for tensors in found]
     return [slopes[k - first] for k in layers]
 
 
