@@ -13,6 +13,7 @@ from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, Rid
 from hamflow.steps import LatticeSplitting, Splitting, Step
 from hamflow.steps.reversible import iterate
 from hamflow.steps.walk import WayBack, run
+from hamflow.testing import peak_bytes
 from tests.members import STEPS, Member
 from tests.parts import learned, shaken
 
@@ -107,18 +108,6 @@ def test_a_state_on_a_lattice_is_found_again_to_the_last_bit(dtype: torch.dtype)
     assert distance(*(gradients(step, member, memory, dtype, backwards=False) for memory in MEMORIES)) < error
 
 
-def peak(run: Callable[[], Tensor]) -> int:
-    """The largest memory in use while a loss and its gradients are computed, bytes, by the count of the allocator."""
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        run().backward()
-    used = most = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            used += event.nbytes()
-            most = max(most, used)
-    return most
-
-
 @pytest.mark.parametrize("potential", [lambda: RidgePotential(8, 64), lambda: MLPPotential(8)], ids=["ridge", "mlp"])
 @pytest.mark.parametrize("kind", ["flow", "rollout"])
 def test_memory_does_not_grow_with_depth(potential: Callable[[], hf.Energy], kind: str) -> None:
@@ -132,7 +121,7 @@ def test_memory_does_not_grow_with_depth(potential: Callable[[], hf.Energy], kin
         path = hf.rollout(step, q, p, n_steps=5, dt=0.2, substeps=depth // 5, memory=memory)
         return path.square().sum()
 
-    shallow, deep, stored = (peak(lambda d=d, m=m: value(d, m)) for d, m in ((10, MEMORIES[0]), (1000, MEMORIES[0]), (100, MEMORIES[1])))  # type: ignore[misc] # fmt: skip # noqa: E501
+    shallow, deep, stored = (peak_bytes(lambda d=d, m=m: value(d, m).backward()) for d, m in ((10, MEMORIES[0]), (1000, MEMORIES[0]), (100, MEMORIES[1])))  # type: ignore[misc] # fmt: skip # noqa: E501
     assert deep <= 1.1 * shallow
     assert stored > 5 * deep
 
