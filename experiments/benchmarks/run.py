@@ -43,8 +43,8 @@ lattice: the largest error of 100 states after 10 000 steps and as many back.
 sampling: nhf and zuko_cnf after both have learned eight pairs of half moons, turned in 16 dimensions, for as long;
 log_likelihood is that of held-out rows, of nhf a bound.
 
-rollouts: 1000 motions of 1000 states by leapfrog in single precision, whose error is that of the scheme (rollout_double:
-in double), against SciPy's RK45 for each motion, timed on eight of them, and torchdiffeq's dopri5 for all at once, both
+rollouts: 1000 motions of 1000 states by leapfrog in single precision, whose error is that of the scheme
+(rollout_double: in double), against SciPy's RK45 for each motion, timed on eight of them, and torchdiffeq's dopri5 for all at once, both
 in double; either at the coarsest tolerance, of two a decade, whose largest error over the eight is no larger than ours.
 What SciPy loses is mostly calls of Python.
 
