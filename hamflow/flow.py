@@ -38,7 +38,7 @@ class PhaseFlow(TransformModule):
         reverse: whether calling the transform runs the steps backwards.
         memory: how gradients go back. ``"stored"`` keeps a graph of all steps; ``"constant"`` keeps the end alone and
             undoes the steps on the way back, so that memory does not grow with their number, and has no second
-            derivatives. By itself it is ``"constant"`` from 64 steps on, if all of them are explicit.
+            derivatives. By itself it is ``"constant"`` from 64 steps on, if they are explicit and have no friction.
         cache_size: 0 or 1, as in ``torch.distributions.Transform``. Leave it at 0 when training: a cached value is
             stale after an optimiser step.
 
@@ -89,7 +89,9 @@ class PhaseFlow(TransformModule):
         self.dt = float(dt)
         self.reverse = reverse
         if memory is None:
-            memory = "constant" if n_steps >= _MANY and step.tolerance == 0 else "stored"
+            # Going back, friction magnifies rounding.
+            exact = step.tolerance == 0 and isinstance(step.damping, float) and step.damping == 0
+            memory = "constant" if n_steps >= _MANY and exact else "stored"
         check_choice("memory", memory, MEMORIES)
         self.memory = memory
 

@@ -9,7 +9,6 @@ from tqdm.auto import tqdm
 from hamflow.errors import InputError, RolloutError, SolveError, check_choice, check_positive, is_number
 from hamflow.steps import Step
 from hamflow.steps.reversible import MEMORIES, keeps_nothing, path
-from hamflow.steps.walk import Walker
 
 
 def rollout(
@@ -61,31 +60,35 @@ def rollout(
         raise InputError(f"q is {shapes[0]} and p is {shapes[1]}, expected tensors of one shape (*batch, d)")
     check_choice("memory", memory, MEMORIES)
     small = dt / substeps
-    if memory == "constant" and keeps_nothing():
-        try:
-            walked = path(step, q, p, t, small, n_steps, substeps)
-        except SolveError as error:
-            raise RolloutError(f"the rollout stopped: {error}", time=t) from error
-        if check:
-            _check_finite(walked, t, dt)
-        return walked
-    states, walk = [torch.cat((q, p), dim=-1)], Walker()
-    segments = step.segments(q, t, small, n_steps, substeps)
-    if progress:
-        segments = tqdm(segments, total=n_steps, desc="rollout", unit="step", dynamic_ncols=True)
-    for k, parts in enumerate(segments):
-        try:
-            q, p = walk(parts, q, p)
-        except SolveError as error:
-            raise RolloutError(
-                f"the rollout stopped between times {t + k * dt:g} and {t + (k + 1) * dt:g}: {error}",
-                time=t + (k + 1) * dt,
-            ) from error
-        states.append(torch.cat((q, p), dim=-1))
-        # Looking at every state would wait for the device each time; a state once lost stays lost.
-        if check and k % 256 == 255 and not bool(states[-1].isfinite().all()):
-            break
-    walked = torch.stack(states)
+    bar = tqdm(total=n_steps, desc="rollout", unit="step", dynamic_ncols=True) if progress else None
+    reached = 0
+
+    def passed() -> None:
+        nonlocal reached
+        reached += 1
+        if bar is not None:
+            bar.update()
+
+    try:
+        if memory == "constant" and keeps_nothing():
+            walked = path(step, q, p, t, small, n_steps, substeps, passed)
+        else:
+            found = [torch.cat((q, p), dim=-1)]
+            for state in step.states(q, p, t, small, n_steps, substeps):
+                found.append(torch.cat(state, dim=-1))
+                passed()
+                # Looking at every state would wait for the device each time; a state once lost stays lost.
+                if check and reached % 256 == 0 and not bool(found[-1].isfinite().all()):
+                    break
+            walked = torch.stack(found)
+    except SolveError as error:
+        end = t + (reached + 1) * dt
+        raise RolloutError(
+            f"the rollout stopped between times {t + reached * dt:g} and {end:g}: {error}", time=end
+        ) from error
+    finally:
+        if bar is not None:
+            bar.close()
     if check:
         _check_finite(walked, t, dt)
     return walked

@@ -313,10 +313,12 @@ def test_quick_run_of_the_benchmarks(tmp_path: Path) -> None:
 
 
 def test_figures_are_compared_with_those_that_were_committed(tmp_path: Path) -> None:
-    head = {"case": "a", "model": "hamflow", "unit": "times"}
+    head = {"case": "a", "model": "hamflow", "unit": "times", "config": "c"}
     rows = [{**head, "seed": seed, "metric": "speedup", "value": value} for seed, value in enumerate((2.0, 4.0))]
     (line,) = last.compare(rows, [{**rows[0], "value": 2.0}, {**rows[0], "metric": "gone"}])
     assert line.split()[:2] == ["a", "speedup"] and line.endswith("x 1.500")
+    assert last.compare(rows, [{**rows[0], "value": 6.0}])[0].endswith("x 0.500  worse")
+    assert last.compare(rows, [{**rows[0], "config": "other"}]) == []
     assert last.committed(tmp_path / "metrics.json") == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import Any
 
@@ -33,15 +32,16 @@ def work(dim: int, seed: int, configuration: dict[str, Any]) -> list[dict[str, A
 
         return go
 
-    found = []
-    start = time.process_time()
+    found: list[dict[str, Any]] = []
+    # By the clock: the compiler has processes of its own.
+    start = time.perf_counter()
     train(loss)()
-    found.append({"metric": "compile_seconds", "value": time.process_time() - start, "unit": "s"})
+    found.append({"metric": "compile_seconds", "value": time.perf_counter() - start, "unit": "s"})
     for name, jobs in {
         "train": {"eager": train(model.loss), "compiled": train(loss)},
         "flow": {"eager": carry(model.flow), "compiled": carry(flow)},
     }.items():
         times = turns.take_turns(jobs, configuration["rounds"], configuration["seconds"])
         ratios = [one / other for one, other in zip(times["eager"], times["compiled"], strict=True)]
-        found.append({"metric": f"compiled_speedup_{name}", "value": statistics.median(ratios), "unit": "times"})
+        found += turns.spread(f"compiled_speedup_{name}", ratios)
     return found

@@ -11,6 +11,7 @@ import turns
 from torch import Tensor
 
 import hamflow as hf
+from hamflow.testing import peak_bytes
 
 BATCH, STEPS, WIDTH = 512, 16, 64
 BARS = {
@@ -70,7 +71,7 @@ def work(dim: int, seed: int, configuration: dict[str, Any]) -> list[dict[str, A
         times = turns.take_turns(contenders, configuration["rounds"], configuration["seconds"])
         found += turns.rows(times, what, "nhf", BARS.get(what, {}) if dim == 16 else {}, costs)
     for name, job in jobs["train"].items():
-        found.append({"metric": f"train_memory_{name}", "value": turns.peak_bytes(job) / 2**20, "unit": "MiB"})
+        found.append({"metric": f"train_memory_{name}", "value": peak_bytes(job) / 2**20, "unit": "MiB"})
     return found
 
 

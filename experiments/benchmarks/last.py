@@ -11,6 +11,7 @@ from report import Row
 
 #: Ratios and memory hold from run to run; times alone depend on what else the machine does.
 _UNITS = ("times", "MiB")
+_TENTH = 1.1
 
 
 def committed(path: Path) -> list[Row]:
@@ -25,18 +26,23 @@ def committed(path: Path) -> list[Row]:
 
 
 def compare(now: list[Row], before: list[Row]) -> list[str]:
-    """One line a ratio or memory that both have: what it is, what it was, and the quotient, the mean over seeds."""
+    """One line a ratio or memory that both have in one configuration: what it is, what it was, and the quotient.
+
+    Speedups are better higher, all else is better lower; what is worse by a tenth is said to be.
+    """
     new, old = _means(now), _means(before)
-    return [
-        f"{case:16} {metric:52} {new[case, metric]:10.3g} was {old[case, metric]:10.3g}  x {quotient:.3f}"
-        for case, metric in sorted(new.keys() & old.keys())
-        if old[case, metric] and (quotient := new[case, metric] / old[case, metric])
-    ]
+    lines = []
+    for case, metric, config in sorted(key for key in new.keys() & old.keys() if old[key]):
+        one, other = new[case, metric, config], old[case, metric, config]
+        worse = other / one if "speedup" in metric else one / other
+        note = "  worse" if worse > _TENTH else ""
+        lines.append(f"{case:16} {metric:52} {one:10.3g} was {other:10.3g}  x {one / other:.3f}{note}")
+    return lines
 
 
-def _means(rows: list[Row]) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], list[float]] = {}
+def _means(rows: list[Row]) -> dict[tuple[str, str, str], float]:
+    found: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
         if row["unit"] in _UNITS and "seed" in row and not row["metric"].endswith("quartile"):
-            found.setdefault((row["case"], row["metric"]), []).append(row["value"])
+            found.setdefault((row["case"], row["metric"], row["config"]), []).append(row["value"])
     return {key: statistics.mean(values) for key, values in found.items()}

@@ -1,4 +1,4 @@
-"""Many motions at once, against SciPy's solver called for each one with the same network."""
+"""Many motions at once, against SciPy's solver called for each one, and against one that takes all at once."""
 
 from __future__ import annotations
 
@@ -9,61 +9,95 @@ from typing import Any
 
 import numpy as np
 import torch
+import turns
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
+from torch import Tensor
 
 import hamflow as hf
 
 DIM, STATES, STEPS, DT = 2, 1000, 1000, 0.1
 #: Motions that SciPy is timed on; the others would take as long.
 TIMED = 8
+#: The coarsest that is as accurate as the leapfrog is taken, for each of the others.
+TOLERANCES = tuple(10.0**-k for k in np.arange(2, 7, 0.5))
 
 
 def work(seed: int, configuration: dict[str, Any]) -> list[dict[str, Any]]:
-    """Time of all motions, at tolerances of SciPy that are no more accurate than the leapfrog."""
+    """Time of all motions at tolerances that leave no larger error than the leapfrog, in turns."""
+    from torchdiffeq import odeint
+
     torch.manual_seed(seed)
     energy = hf.SeparableHamiltonian(hf.QuadraticKinetic(DIM), hf.MLPPotential(DIM, (64, 64))).double()
     torch.nn.init.normal_(energy.potential.readout, std=0.5)  # type: ignore[arg-type]
-    # Errors of the scheme are far above those of single precision.
-    single = hf.Splitting(copy.deepcopy(energy).float())
     states, steps, timed = (20, 20, 2) if configuration["quick"] else (STATES, STEPS, TIMED)
-    q, p = torch.randn(2, states, DIM, dtype=torch.float64)
-
-    # What is computed once for all steps is, for SciPy too.
+    begin = torch.randn(states, 2 * DIM, dtype=torch.float64)
+    times = torch.arange(steps + 1, dtype=torch.float64) * DT
+    # What is computed once for all steps is, for the others too.
     with torch.no_grad():
         (slope,) = energy.potential.slopes([0.0])
 
-    def field(t: float, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        with torch.no_grad():
-            at = torch.from_numpy(z)
-            return np.concatenate((at[DIM:].numpy(), -slope(at[:DIM]).numpy()))
+    def field(t: Any, z: Tensor) -> Tensor:
+        return torch.cat((z[..., DIM:], -slope(z[..., :DIM])), -1)
 
-    def solve(i: int, **how: Any) -> NDArray[np.float64]:
-        begin = torch.cat((q[i], p[i])).numpy()
-        found = solve_ivp(field, (0, steps * DT), begin, t_eval=np.arange(steps + 1) * DT, **how)
-        return np.asarray(found.y.T)
+    def of_one(t: float, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        return field(t, torch.from_numpy(z)).numpy()
 
-    truth = np.stack([solve(i, method="DOP853", rtol=1e-11, atol=1e-12) for i in range(timed)])
-    ours, theirs = [], []
+    def scipy(i: int, **how: Any) -> NDArray[np.float64]:
+        return np.asarray(solve_ivp(of_one, (0, steps * DT), begin[i].numpy(), t_eval=times.numpy(), **how).y.T)
+
+    def ours(dtype: torch.dtype) -> Tensor:
+        step = hf.Splitting(copy.deepcopy(energy).to(dtype))
+        q, p = begin.to(dtype).chunk(2, -1)
+        return hf.rollout(step, q, p, n_steps=steps, dt=DT).double().transpose(0, 1)
+
+    def at_once(tolerance: float) -> Tensor:
+        return odeint(field, begin, times, rtol=tolerance, atol=tolerance / 100).transpose(0, 1)  # type: ignore[no-any-return]
+
     with torch.no_grad():
-        for number in range(configuration["rounds"] + 1):
-            start = time.process_time()
-            path = hf.rollout(single, q.float(), p.float(), n_steps=steps, dt=DT)
-            if number:
-                ours.append(time.process_time() - start)
-    error = float(np.abs(path[:, :timed].transpose(0, 1).numpy() - truth).max())
-    for tolerance in (1e-3, 1e-4, 1e-5, 1e-6):
-        start = time.process_time()
-        found = np.stack([solve(i, rtol=tolerance, atol=tolerance * 1e-2) for i in range(timed)])
-        theirs.append(((time.process_time() - start) * states / timed, float(np.abs(found - truth).max()), tolerance))
-    # The coarsest that is as accurate; if none is, the finest.
-    taken, their_error, tolerance = next((row for row in theirs if row[1] <= error), theirs[-1])
-    own = statistics.median(ours)
-    return [
-        {"metric": "rollout_seconds", "value": own, "unit": "s"},
-        {"metric": "scipy_seconds", "value": taken, "unit": "s"},
-        {"metric": "rollout_error", "value": error, "unit": "1"},
-        {"metric": "scipy_error", "value": their_error, "unit": "1"},
-        {"metric": "scipy_tolerance", "value": tolerance, "unit": "1"},
-        {"metric": "speedup_over_scipy", "value": taken / own, "unit": "times", "bar": 100.0},
+        truth = np.stack([scipy(i, method="DOP853", rtol=1e-11, atol=1e-12) for i in range(timed)])
+
+        def error(found: Any) -> float:
+            return float(np.abs(np.asarray(found)[:timed] - truth).max())
+
+        own, double = error(ours(torch.float32)), error(ours(torch.float64))
+        by_scipy = _coarsest(lambda tol: error([scipy(i, rtol=tol, atol=tol / 100) for i in range(timed)]), own)
+        by_torch = _coarsest(lambda tol: error(at_once(tol)), own)
+        jobs: dict[str, turns.Job] = {
+            "rollout": lambda: ours(torch.float32),
+            "rollout_double": lambda: ours(torch.float64),
+            "scipy": lambda: [scipy(i, rtol=by_scipy[0], atol=by_scipy[0] / 100) for i in range(timed)],
+            "torchdiffeq": lambda: at_once(by_torch[0]),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in jobs}
+        for _ in range(configuration["rounds"]):
+            for name, job in jobs.items():
+                start = time.process_time()
+                job()
+                taken[name].append((time.process_time() - start) * (states / timed if name == "scipy" else 1))
+    found: list[dict[str, Any]] = [
+        {"metric": f"{name}_seconds", "value": statistics.median(values), "unit": "s"} for name, values in taken.items()
     ]
+    found += [
+        {"metric": f"{name}_error", "value": value, "unit": "1"}
+        for name, value in (
+            ("rollout", own), ("rollout_double", double), ("scipy", by_scipy[1]),
+            ("torchdiffeq", by_torch[1]),
+        )
+    ]  # fmt: skip
+    for name, metric in (
+        ("scipy", "speedup_over_scipy"), ("torchdiffeq", "speedup_over_torchdiffeq"),
+        ("rollout_double", "double_over_single"),
+    ):  # fmt: skip
+        ratios = [other / mine for other, mine in zip(taken[name], taken["rollout"], strict=True)]
+        found += turns.spread(metric, ratios, **({"bar": 100.0} if name == "scipy" else {}))
+    return found
+
+
+def _coarsest(error_at: Any, bound: float) -> tuple[float, float]:
+    # The first tolerance that is as accurate, and its error; if none is, the finest.
+    for tolerance in TOLERANCES:
+        error = error_at(tolerance)
+        if error <= bound:
+            break
+    return tolerance, error

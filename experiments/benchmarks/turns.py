@@ -43,26 +43,21 @@ def rows(
         if name == own:
             continue
         ratios = [other / ours for ours, other in zip(times[own], taken, strict=True)]
-        head = {"metric": f"speedup_{what}_over_{name}", "value": statistics.median(ratios), "unit": "times"}
-        found.append(head | ({"bar": bars[name]} if name in bars else {}))
-        if len(ratios) > 1:
-            low, _, high = statistics.quantiles(ratios, n=4)
-            for word, value in (("first", low), ("third", high)):
-                found.append({"metric": f"speedup_{what}_over_{name}_{word}_quartile", "value": value, "unit": "times"})
+        bar = {"bar": bars[name]} if name in bars else {}
+        found += spread(f"speedup_{what}_over_{name}", ratios, **bar)
     return found
 
 
-def peak_bytes(job: Job) -> int:
-    """The most memory that tensors take while a job runs, by the count of PyTorch's allocator."""
-    device = torch.profiler.ProfilerActivity.CPU
-    with torch.profiler.profile(profile_memory=True, activities=[device]) as profile:
-        job()
-    used = most = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            used += event.nbytes()
-            most = max(most, used)
-    return most
+def spread(name: str, ratios: list[float], **more: Any) -> list[dict[str, Any]]:
+    """The median of ratios of rounds, with their quartiles."""
+    found = [{"metric": name, "value": statistics.median(ratios), "unit": "times", **more}]
+    if len(ratios) > 1:
+        low, _, high = statistics.quantiles(ratios, n=4)
+        found += [
+            {"metric": f"{name}_{word}_quartile", "value": value, "unit": "times"}
+            for word, value in (("first", low), ("third", high))
+        ]
+    return found
 
 
 def machine() -> str:

@@ -26,6 +26,7 @@ from hamflow.energies.pairs import NewtonPotential, PairEnergy, PairPotential
 from hamflow.energies.periodic import PeriodicEnergy
 from hamflow.energies.quadratic import QuadraticKinetic
 from hamflow.energies.scaled import ScaledEnergy
+from hamflow.energies.slope import Slope
 
 __all__ = [
     "BodyKinetic",
@@ -61,6 +62,7 @@ __all__ = [
     "RigidLinks",
     "ScaledEnergy",
     "SeparableHamiltonian",
+    "Slope",
     "SumEnergy",
     "SumLagrangian",
     "Terms",

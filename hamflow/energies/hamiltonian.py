@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hamflow.energies.slope import Slope, learned
 from hamflow.errors import InputError, check_positive
+from hamflow.overrides import height
 
 #: Times and time steps are numbers, or tensors that broadcast against (*batch, d).
 Time = float | Tensor
@@ -82,10 +83,9 @@ class Energy(nn.Module):
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
         # Closed forms that a class inherits are those of another energy once it has one of its own.
-        own = vars(cls)
-        if "forward" in own and "gradient" not in own:
+        if height(cls, "gradient") > height(cls, "forward"):
             cls.gradient = Energy.gradient  # type: ignore[method-assign]
-        if ("forward" in own or "gradient" in own) and "slopes" not in own:
+        if height(cls, "slopes") > min(height(cls, "gradient"), height(cls, "forward")):
             cls.slopes = Energy.slopes  # type: ignore[method-assign]
 
     def layer(self, t: Time) -> int:
@@ -119,13 +119,15 @@ class Energy(nn.Module):
         """The gradients at many times, as functions of all that they depend on; what they share is computed once.
 
         A subclass overrides it where its layers can be told apart, or derivatives of its gradient have closed forms.
+
+        Args:
+            times: where the gradients are wanted.
+
+        Returns:
+            one :class:`hamflow.energies.Slope` a time.
         """
         tensors = learned(self)
-
-        def at(t: Time) -> Slope:
-            return Slope(lambda x, *_: (self.gradient(x, t),), tensors, complete=False)
-
-        return [at(t) for t in times]
+        return [Slope(lambda x, *_, t=t: (self.gradient(x, t),), tensors) for t in times]
 
     def __add__(self, other: Energy) -> SumEnergy:
         return SumEnergy(self, other)

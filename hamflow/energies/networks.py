@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hamflow.energies.hamiltonian import Energy, Time
-from hamflow.energies.slope import Slope
+from hamflow.energies.slope import Pullback, Slope, Value
 from hamflow.errors import InputError, check_choice, check_positive
 
 
@@ -25,6 +25,21 @@ class _Activation(NamedTuple):
     curve: Callable[[Tensor], Tensor]
     # Of the curve by its argument, given (a cotangent, the curve, what computes the argument again).
     bend: Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor]
+
+
+def _of_layers(
+    energy: Energy,
+    times: Sequence[Time],
+    folded: Callable[[slice], tuple[Tensor, ...]],
+    value: Value,
+    pullback: Pullback,
+) -> list[Slope]:
+    # Those between the first and the last at once: what is picked later costs a gradient of the size of all.
+    layers = [energy.layer(t) for t in times]
+    first, last = min(layers, default=0), max(layers, default=0) + 1
+    found = zip(*(part.unbind() for part in folded(slice(first, last))), strict=True)
+    slopes = [Slope(value, tensors, pullback, complete=True) for tensors in found]
+    return [slopes[k - first] for k in layers]
 
 
 def _log_cosh(x: Tensor) -> Tensor:
@@ -43,7 +58,7 @@ _ACTIVATIONS = {
 }
 
 
-def _ridge(activation: _Activation) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]:
+def _ridge(activation: _Activation) -> tuple[Value, Pullback]:
     # Of W and b at the rate of the curve, of the weights that its values are given, and of the sum of their offsets.
     def value(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
         curve = activation.curve(functional.linear(x, weight, bias))
@@ -118,13 +133,7 @@ class RidgePotential(Energy):
 
     def slopes(self, times: Sequence[Time]) -> list[Slope]:
         """The gradients at many times, in closed form with their derivatives."""
-        # Layers at once, and one alone: what is picked later costs a gradient of the size of all.
-        value, pullback = _RIDGES[self.activation]
-        layers = [self.layer(t) for t in times]
-        first, last = min(layers, default=0), max(layers, default=0) + 1
-        found = zip(*(part.unbind() for part in self._folded(slice(first, last))), strict=True)
-        slopes = [Slope(value, tensors, pullback) for tensors in found]
-        return [slopes[k - first] for k in layers]
+        return _of_layers(self, times, self._folded, *_RIDGES[self.activation])
 
     def _folded(self, layers: slice) -> tuple[Tensor, ...]:
         activation = _ACTIVATIONS[self.activation]
@@ -206,11 +215,7 @@ class MLPPotential(Energy):
 
     def slopes(self, times: Sequence[Time]) -> list[Slope]:
         """The gradients at many times, in closed form with their derivatives."""
-        layers = [self.layer(t) for t in times]
-        first, last = min(layers, default=0), max(layers, default=0) + 1
-        found = zip(*(part.unbind() for part in self._folded(slice(first, last))), strict=True)
-        slopes = [Slope(_sigmoids, tensors, _sigmoids_pullback) for tensors in found]
-        return [slopes[k - first] for k in layers]
+        return _of_layers(self, times, self._folded, _sigmoids, _sigmoids_pullback)
 
     def _folded(self, layers: slice) -> tuple[Tensor, ...]:
         # tanh(x) = 2 sigmoid(2 x) - 1, so this is a perceptron of sigmoids, which take a fraction of the time.

@@ -97,9 +97,9 @@ class QuadraticKinetic(Energy):
         """The velocities at many times, in closed form with their derivatives."""
         if self.structure == "full":
             factors = [self.factor(k * self.spacing) for k in range(self.layers)]
-            return [Slope(_full, (factors[self.layer(t)],), _full_pullback) for t in times]
+            return [Slope(_full, (factors[self.layer(t)],), _full_pullback, complete=True) for t in times]
         inverse = (2 * self.log_diagonal).exp().unbind()
-        return [Slope(_diagonal, (inverse[self.layer(t)],), _diagonal_pullback) for t in times]
+        return [Slope(_diagonal, (inverse[self.layer(t)],), _diagonal_pullback, complete=True) for t in times]
 
 
 def _diagonal(x: Tensor, inverse: Tensor) -> tuple[Tensor]:

@@ -49,10 +49,10 @@ class ScaledEnergy(Energy):
         self.register_buffer("factor", torch.ones(()))
 
     def set_units(self, loc: Tensor, scale: Tensor, factor: Any) -> ScaledEnergy:
-        """Set the shift (d,), the scale (d,) and the factor, and return the energy."""
-        self.loc.copy_(loc)
-        self.scale.copy_(scale)
-        self.factor.copy_(torch.as_tensor(factor))
+        """Set the shift (d,), the scale (d,) and the factor, all of them constants, and return the energy."""
+        self.loc.copy_(loc.detach())
+        self.scale.copy_(scale.detach())
+        self.factor.copy_(torch.as_tensor(factor).detach())
         return self
 
     def forward(self, x: Tensor, t: Time = 0.0) -> Tensor:
@@ -66,7 +66,10 @@ class ScaledEnergy(Energy):
 
     def slopes(self, times: Sequence[Time]) -> list[Slope]:
         """The gradients at many times; the units are not learned."""
-        return [self._scaled(slope) for slope in self.energy.slopes(times)]
+        inner = self.energy.slopes(times)
+        # Those that are the same, as of all times of one layer, stay the same.
+        scaled = {id(slope): self._scaled(slope) for slope in inner}
+        return [scaled[id(slope)] for slope in inner]
 
     def _scaled(self, slope: Slope) -> Slope:
         loc, scale, back = self.loc, self.scale, self.factor / self.scale

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from hamflow.errors import InputError
 
 #: Of (x, *tensors): the gradient, and what the way back needs of what was computed for it.
 Value = Callable[..., tuple[Tensor, ...]]
@@ -24,7 +26,7 @@ class Slope(NamedTuple):
         pullback: of (x, u, kept, *tensors), kept being those results, in closed form: a tuple of
             :math:`u^\top \partial g / \partial x` and, one for each tensor,
             :math:`u^\top \partial g / \partial \theta`; None where there is none.
-        complete: whether the value depends on nothing else that has a gradient. Where a user wrote it nobody knows.
+        complete: whether the value depends on nothing else that has a gradient; if not, the rest is looked for.
 
     Example:
         >>> import torch, hamflow as hf
@@ -37,21 +39,48 @@ class Slope(NamedTuple):
     value: Value
     tensors: tuple[Tensor, ...] = ()
     pullback: Pullback | None = None
-    complete: bool = True
+    complete: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """The gradient, (*batch, d) -> (*batch, d)."""
-        return self.value(x, *self.tensors)[0]
+        return self.kept(x)[0]
+
+    def kept(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The gradient, and what the pullback needs.
+
+        Raises:
+            InputError: the value is no tuple.
+        """
+        found = self.value(x, *self.tensors)
+        if not isinstance(found, tuple):
+            raise InputError(f"value of a Slope gave a {type(found).__name__}, expected a tuple such as (gradient,)")
+        return found
 
 
 def learned(module: nn.Module) -> tuple[Tensor, ...]:
-    """All tensors with a gradient that a module holds: parameters, and others kept with their graph."""
-    found: dict[int, Tensor] = {}
-    for part in module.modules():
-        held: Iterator[Any] = iter((*part._parameters.values(), *part._buffers.values(), *vars(part).values()))
-        for tensor in held:
-            if isinstance(tensor, Tensor) and tensor.requires_grad:
-                found.setdefault(id(tensor), tensor)
+    """All leaves with a gradient that a module holds, or that what it holds was computed of."""
+    held = (
+        tensor
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values())
+    )
+    return leaves(tensor for tensor in held if isinstance(tensor, Tensor))
+
+
+def leaves(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors at the ends of graphs, which gradients flow to."""
+    found = {id(tensor): tensor for tensor in tensors if tensor.requires_grad}
+    waiting, seen = [tensor.grad_fn for tensor in found.values()], set()
+    found = {key: tensor for key, tensor in found.items() if tensor.grad_fn is None}
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found.setdefault(id(leaf), leaf)
+        waiting += [following for following, _ in node.next_functions]
     return tuple(found.values())
 
 

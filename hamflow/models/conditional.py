@@ -121,7 +121,13 @@ def bound_loss(model: NHF, batch: Tensor) -> Tensor:
     """Minus the importance-weighted bound, the mean over rows (n, dim + context_dim), the context on the right.
 
     In evaluation with four times the particles.
+
+    Raises:
+        InputError: the rows have another number of columns.
     """
+    columns = model.dim + int(model.config["context_dim"])
+    if batch.ndim != 2 or batch.shape[1] != columns:
+        raise InputError(f"batch has shape {tuple(batch.shape)}, expected (n, {columns})")
     rows, context = batch[:, : model.dim], batch[:, model.dim :]
     features = features_of(model, context)
     z, log_det = model.standardise(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ class LatticeSplitting(Splitting):
         return [[_Look(self.entered), *chain, _Look(self.checked)] for chain in chains]
 
     def _shear(self, slope: Slope, change: Time, kick: bool, time: Time) -> Part:
-        return _Rounded(self, slope, change, kick=kick, time=time)
+        return _Rounded(self, slope, change, kick=kick, time=time, energy=self._energy(kick))
 
     def moved(self, x: Tensor, slope: Tensor, change: Time) -> Tensor:
         """A coordinate and its change, rounded; NaN where that is not within the span."""
@@ -122,8 +123,8 @@ class LatticeSplitting(Splitting):
 
 
 class _Rounded(Shear):
-    def __init__(self, lattice: LatticeSplitting, slope: Slope, change: Time, *, kick: bool, time: Time) -> None:
-        super().__init__(slope, change, kick=kick, time=time)
+    def __init__(self, lattice: LatticeSplitting, slope: Slope, change: Time, **kind: Any) -> None:
+        super().__init__(slope, change, **kind)
         self.lattice = lattice
 
     def add(self, x: Tensor, slope: Tensor, sign: int) -> Tensor:

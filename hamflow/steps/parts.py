@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
-from hamflow.energies.slope import Slope, learned, summed_to
+from hamflow.energies.slope import Slope, learned, leaves, summed_to
 from hamflow.errors import InputError
 
 #: A state, and the cotangents of one.
@@ -24,9 +24,11 @@ class Part:
 
     Attributes:
         tensors: those of its tensors that a gradient may be asked of.
+        owner: the energy or step whose part it is, where that may depend on tensors that are not among these.
     """
 
     tensors: tuple[Tensor, ...] = ()
+    owner: nn.Module | None = None
 
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         """The map, q and p of shape (*batch, d)."""
@@ -36,9 +38,9 @@ class Part:
         """From where the map led: where it began, the cotangents there, and those of the tensors."""
         raise NotImplementedError
 
-    def opaque(self) -> bool:
-        """Whether it may depend on tensors that are not among its own."""
-        return False
+    def leaves(self, q: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+        """The leaves that it depends on at a state, but for those by way of its own tensors."""
+        return ()
 
     def also(self, tensors: tuple[Tensor, ...]) -> None:
         """Add tensors that turned out to be among those it depends on."""
@@ -50,34 +52,42 @@ class Shear(Part):
 
     Args:
         slope: of V or T.
-        change: -c or c, a number or a tensor that broadcasts to (*batch, d).
+        change: -c or c, a number or a tensor without a gradient that broadcasts to (*batch, d).
         kick: which of the two it is.
         time: at which the slope is taken.
+        energy: V or T.
     """
 
-    def __init__(self, slope: Slope, change: Time, *, kick: bool, time: Time) -> None:
+    def __init__(self, slope: Slope, change: Time, *, kick: bool, time: Time, energy: nn.Module) -> None:
         self.slope = slope
         self.change = change
         self.kick = kick
         self.time = time
+        self.energy = energy
         self.tensors = slope.tensors
+        self.owner = None if slope.complete else energy
 
-    def opaque(self) -> bool:
-        """Whether a user wrote the energy."""
-        return not self.slope.complete
+    def leaves(self, q: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+        """The leaves that the slope depends on at a state, but for those by way of its own tensors."""
+        copies = tuple(tensor.detach() for tensor in self.slope.tensors)
+        with torch.enable_grad():
+            return leaves((self.slope._replace(tensors=copies)((q if self.kick else p).detach()),))
 
     def also(self, tensors: tuple[Tensor, ...]) -> None:
         """Add tensors that turned out to be among those it depends on."""
         super().also(tensors)
-        self.slope = self.slope._replace(tensors=self.tensors)
+        # Closed forms that know nothing of them are not those of the whole.
+        self.slope = self.slope._replace(pullback=None)
 
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         """The map, q and p of shape (*batch, d)."""
         return self.move(q, p, self.slope(q if self.kick else p))
 
     def goes_on(self, before: Shear) -> bool:
-        """Whether its slope is that of the shear before it: at one time, of what that has not moved."""
-        if self.kick is not before.kick or isinstance(self.time, Tensor) or isinstance(before.time, Tensor):
+        """Whether its slope is that of the shear before it: of one energy at one time, of what that has not moved."""
+        if self.kick is not before.kick or self.energy is not before.energy:
+            return False
+        if isinstance(self.time, Tensor) or isinstance(before.time, Tensor):
             return False
         # Ends of steps are sums in different orders.
         return abs(self.time - before.time) <= 1e-12 * (1 + abs(self.time))
@@ -95,12 +105,22 @@ class Shear(Part):
         """The slope where x is, (*batch, d), and how cotangents of it are pulled back."""
         slope, pullback = self.slope, self.slope.pullback
         if pullback is not None:
-            value, *kept = slope.value(x, *slope.tensors)
+            value, *kept = slope.kept(x)
             return value, lambda u: pullback(x, u, kept, *slope.tensors)
         with torch.enable_grad():
             at = x.detach().requires_grad_()
-            found = slope(at)
-        return found.detach(), lambda u: _derivatives((found,), (at,), slope.tensors, (u,), complete=slope.complete)
+            # Copies: what the tensors themselves were computed of is no concern of this part.
+            copies = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in slope.tensors)
+            found = slope._replace(tensors=copies)(at)
+        return found.detach(), lambda u: self._pull(found, at, copies, u)
+
+    def _pull(self, found: Tensor, at: Tensor, copies: tuple[Tensor, ...], u: Tensor) -> tuple[Any, ...]:
+        own = () if self.slope.complete else self.tensors
+        across, *grads = _derivatives((found,), (at,), (*copies, *own), (u,), complete=self.slope.complete)
+        # By the copies, and by the tensors where an energy has them from elsewhere.
+        through, past = grads[: len(copies)], grads[len(copies) :] or [None] * len(self.tensors)
+        through += [None] * (len(self.tensors) - len(copies))
+        return across, *(_plus(one, other) for one, other in zip(through, past, strict=True))
 
 
 class Scale(Part):
@@ -136,16 +156,17 @@ class Whole(Part):
     def __init__(self, there: Callable[..., Pair], inverse: Callable[..., Pair], owner: nn.Module) -> None:
         self.there = there
         self.inverse = inverse
-        self._owner = owner
+        self.owner: nn.Module = owner
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:  # type: ignore[override]
         """What the step is known to depend on; looked for where a gradient is wanted."""
-        return learned(self._owner)
+        return learned(self.owner)
 
-    def opaque(self) -> bool:
-        """Always: there is no telling what a step depends on."""
-        return True
+    def leaves(self, q: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+        """The leaves that the step depends on at a state."""
+        with torch.enable_grad():
+            return leaves(self.there(q.detach(), p.detach()))
 
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         """The map, q and p of shape (*batch, d)."""
@@ -161,21 +182,8 @@ class Whole(Part):
         return (q, p), (g_q, g_p), tuple(grads)
 
 
-def unknown_leaves(outputs: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> list[Tensor]:
-    """The tensors at the ends of a graph that gradients would flow to, past those that are known."""
-    stop = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
-    ends, waiting, found = {id(tensor) for tensor in known}, [output.grad_fn for output in outputs], []
-    seen = set(stop)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in ends:
-            found.append(leaf)
-        waiting += [following for following, _ in node.next_functions]
-    return found
+def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 def _derivatives(
@@ -186,17 +194,21 @@ def _derivatives(
     *,
     complete: bool,
 ) -> tuple[Any, ...]:
-    # Products of the cotangents with the derivatives of the outputs of a graph by its arguments and by each tensor.
-    wanted = [tensor for tensor in tensors if tensor.requires_grad]
-    if not complete and unknown_leaves(outputs, (*arguments, *wanted)):
+    # Products of the cotangents with the derivatives of the outputs of a graph by its arguments and by each leaf among
+    # the tensors; what was computed of leaves is not asked for beside them, or it would count twice.
+    wanted = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+    known = {id(tensor) for tensor in (*arguments, *wanted)}
+    if not complete and any(id(leaf) not in known for leaf in leaves(outputs)):
         raise InputError(
             "memory = 'constant' with an energy or step that depends on tensors which are no parameters, buffers or "
             "attributes of it, and on others than at the start: expected memory = 'stored', or these as its attributes"
         )
     pairs = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    if not pairs:
+        return *map(torch.zeros_like, arguments), *(None for _ in tensors)
     # What lies behind a tensor that a user made is needed again for the step before.
     outs, ins = [y for y, _ in pairs], (*arguments, *wanted)
     found = torch.autograd.grad(outs, ins, [g for _, g in pairs], allow_unused=True, retain_graph=not complete)
     by = iter(found[len(arguments) :])
     moved = (torch.zeros_like(x) if g is None else g for x, g in zip(arguments, found, strict=False))
-    return *moved, *(next(by) if tensor.requires_grad else None for tensor in tensors)
+    return *moved, *(next(by) if tensor.requires_grad and tensor.is_leaf else None for tensor in tensors)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hamflow.errors import InputError, check_choice
-from hamflow.steps.parts import Pair, Part, unknown_leaves
+from hamflow.energies.hamiltonian import Time
+from hamflow.errors import InputError, SolveError, check_choice
+from hamflow.steps.parts import Pair, Part
 from hamflow.steps.step import Step
 from hamflow.steps.walk import Walker, WayBack
 
@@ -16,7 +18,7 @@ MEMORIES = ("constant", "stored")
 
 
 def iterate(
-    step: Step, q: Tensor, p: Tensor, t: float, dt: float, n_steps: int, *, memory: str, backwards: bool = False
+    step: Step, q: Tensor, p: Tensor, t: Time, dt: Time, n_steps: int, *, memory: str, backwards: bool = False
 ) -> tuple[Tensor, Tensor]:
     r"""``n_steps`` steps from time t, or their inverse, differentiable with or without a graph of all of them.
 
@@ -29,8 +31,12 @@ def iterate(
               \Bigl(\frac{\partial \Phi_k}{\partial \theta}\Bigr)^{\!\top} \bar z_{k+1},
 
     so memory does not grow with the number of steps, and derivatives are those of the numbers that were computed but
-    for rounding, which grows as the motion takes neighbours apart. Where PyTorch has no place for that (``torch.func``,
-    forward mode, compilation, tracing) the graph is stored whatever was asked.
+    for rounding, which grows as the way back takes neighbours apart: in unstable motions, and with friction, which
+    grows going back. The start is kept, and met again or missed with an error. Energies are asked once more, and must
+    be the same functions: no dropout, no weights that are drawn anew. What an energy holds gets gradients if it is a
+    leaf; a result of other computations passes them on, and ``torch.autograd.grad`` by it alone finds none. Where
+    PyTorch has no place for that (``torch.func``, forward mode, compilation, tracing) the graph is stored whatever was
+    asked.
 
     Args:
         step: any invertible :class:`Step`; explicit ones without solving anything anew.
@@ -43,7 +49,9 @@ def iterate(
         backwards: whether the steps are undone.
 
     Raises:
-        InputError: ``memory`` is neither; (on the way back) a second derivative is asked of ``"constant"``.
+        InputError: ``memory`` is neither; dt has a gradient, which ``"constant"`` does not give; (on the way back) a
+            second derivative is asked of ``"constant"``.
+        SolveError: (on the way back) the steps do not lead back to where they began.
 
     References:
         Gomez et al. (2017), The Reversible Residual Network, arXiv 1707.04585; Maclaurin et al. (2015),
@@ -61,6 +69,8 @@ def iterate(
     """
     check_choice("memory", memory, MEMORIES)
     if memory == "constant" and keeps_nothing():
+        if isinstance(dt, Tensor) and dt.requires_grad:
+            raise InputError("dt is a tensor with a gradient, expected a number, or memory = 'stored'")
         end = _walk([step.moves(q, t, dt, n_steps, backwards=backwards)], q, p, record=False)
         q, p = end.chunk(2, -1)
         return q, p
@@ -68,15 +78,25 @@ def iterate(
     return move(q, p, t, dt, n_steps)
 
 
-def path(step: Step, q: Tensor, p: Tensor, t: float, dt: float, n_states: int, substeps: int) -> Tensor:
+def path(
+    step: Step,
+    q: Tensor,
+    p: Tensor,
+    t: float,
+    dt: float,
+    n_states: int,
+    substeps: int,
+    passed: Callable[[], None] = lambda: None,
+) -> Tensor:
     """The states after every ``substeps`` steps of ``dt``, the first included, with the graph of none of the steps.
 
-    Cotangents of all states are gathered on one way back, which begins anew at every state.
+    Cotangents of all states are gathered on one way back, which begins anew at every state. ``passed`` is called after
+    every state.
 
     Returns:
         (n_states + 1, *batch, 2 d), positions and momenta side by side.
     """
-    return _walk(list(step.segments(q, t, dt, n_states, substeps)), q, p, record=True)
+    return _walk(list(step.segments(q, t, dt, n_states, substeps)), q, p, record=True, passed=passed)
 
 
 def keeps_nothing() -> bool:
@@ -89,45 +109,54 @@ def keeps_nothing() -> bool:
     )
 
 
-def _walk(segments: list[list[Part]], q: Tensor, p: Tensor, *, record: bool) -> Tensor:
+def _walk(
+    segments: list[list[Part]], q: Tensor, p: Tensor, *, record: bool, passed: Callable[[], None] = lambda: None
+) -> Tensor:
     tensors = _distinct([part for segment in segments for part in segment], q, p)
-    walked: Tensor = _Walk.apply(segments, record, q, p, *tensors)
+    walked: Tensor = _Walk.apply(segments, record, passed, q, p, *tensors)
     return walked
 
 
 def _distinct(parts: list[Part], q: Tensor, p: Tensor) -> list[Tensor]:
     found = {id(tensor): tensor for part in parts for tensor in part.tensors if tensor.requires_grad}
     # What a user wrote is tried once: at the ends of its graph are tensors that it holds elsewhere.
-    tried: set[tuple[type, bool]] = set()
+    tried: set[int] = set()
     for part in parts:
-        kind = (type(part), getattr(part, "kick", False))
-        if part.opaque() and kind not in tried:
-            tried.add(kind)
-            with torch.enable_grad():
-                ends = part(q.detach(), p.detach())
-            hidden = unknown_leaves(ends, tuple(found.values()))
-            found |= {id(tensor): tensor for tensor in hidden}
-            for other in parts:
-                if hidden and other.opaque():
-                    other.also(tuple(hidden))
+        if part.owner is None or id(part.owner) in tried:
+            continue
+        tried.add(id(part.owner))
+        known = {id(tensor) for tensor in part.tensors}
+        hidden = tuple(leaf for leaf in part.leaves(q, p) if id(leaf) not in known)
+        found |= {id(tensor): tensor for tensor in hidden}
+        for other in parts:
+            if hidden and other.owner is part.owner:
+                other.also(hidden)
     return list(found.values())
 
 
 class _Walk(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, segments: list[list[Part]], record: bool, q: Tensor, p: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        segments: list[list[Part]],
+        record: bool,
+        passed: Callable[[], None],
+        q: Tensor,
+        p: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
         device = q.device.type
         ctx.autocast = {"device_type": device, "enabled": torch.is_autocast_enabled(device)}
         ctx.autocast["dtype"] = torch.get_autocast_dtype(device)
         ctx.segments, ctx.record, ctx.order = segments, record, {id(tensor): i for i, tensor in enumerate(tensors)}
-        walk, states = Walker(), [torch.cat((q, p), -1)] if record else []
+        walk, states = Walker(), [torch.cat((q, p), -1)]
         for segment in segments:
             q, p = walk(segment, q, p)
-            if record:
-                states.append(torch.cat((q, p), -1))
-        walked = torch.stack(states) if record else torch.cat((q, p), -1)
+            states.append(torch.cat((q, p), -1))
+            passed()
+        walked = torch.stack(states) if record else states[-1]
         # The tensors too: whoever changes one before the way back is told.
-        ctx.save_for_backward(walked, *tensors)
+        ctx.save_for_backward(*((walked,) if record else states), *tensors)
         return walked
 
     @staticmethod
@@ -137,22 +166,44 @@ class _Walk(torch.autograd.Function):
                 "a second derivative (create_graph=True) was asked of memory = 'constant', expected memory = 'stored', "
                 "which keeps the graph"
             )
-        walked, cotangent, segments, totals = ctx.saved_tensors[0], cotangents[0], ctx.segments, _Totals(ctx.order)
+        cotangent, segments, totals = cotangents[0], ctx.segments, _Totals(ctx.order)
+        states = ctx.saved_tensors[0] if ctx.record else ctx.saved_tensors[:2]
         back, g = WayBack(totals.add), _halves(cotangent[-1] if ctx.record else cotangent)
+        missed = cotangent.new_zeros(())
         with torch.autocast(**ctx.autocast):
             for k in reversed(range(len(segments))):
                 before = segments[k - 1][-1] if k and segments[k - 1] else None
-                end = _halves(walked[k + 1] if ctx.record else walked)
-                g = back(segments[k], before, end, g)[1]
+                begin, g = back(segments[k], before, _halves(states[k + 1]), g)
+                missed = torch.maximum(missed, _distance(begin, states[k]))
                 if ctx.record:
                     more = _halves(cotangent[k])
                     g = g[0] + more[0], g[1] + more[1]
-        return None, None, *g, *totals.found
+        _check_met(missed, states[-1])
+        return None, None, None, *g, *totals.found
 
 
 def _halves(x: Tensor) -> Pair:
     q, p = x.chunk(2, -1)
     return q, p
+
+
+def _distance(found: Pair, known: Tensor) -> Tensor:
+    if not known.numel():
+        return known.new_zeros(())
+    return (torch.cat(found, -1) - known).abs().amax() / (1 + known.abs().amax())
+
+
+def _check_met(missed: Tensor, end: Tensor) -> None:
+    # Gradients are as far off as states are. One look at the end, or a GPU would be waited for at every step.
+    allowed = torch.finfo(end.dtype).eps ** 0.4
+    if bool(missed <= allowed) or not bool(end.isfinite().all()):
+        return
+    raise SolveError(
+        f"memory = 'constant': the way back misses a state that it began at by {float(missed):.1e} of its size, "
+        f"expected <= {allowed:.0e}. Rounding grows on the way back where there is friction or the motion is unstable, "
+        "and an energy that is random, or has changed since, leads elsewhere; memory = 'stored' needs no way back, and "
+        "fewer steps between two states of a rollout shorten it"
+    )
 
 
 class _Totals:
@@ -166,7 +217,8 @@ class _Totals:
         for tensor, grad in zip(part.tensors, grads, strict=True):
             if grad is None or not tensor.requires_grad:
                 continue
-            i = self.order[id(tensor)]
+            # Products in lower precision are summed in that of the tensor.
+            i, grad = self.order[id(tensor)], grad.to(tensor.dtype)
             known = self.found[i]
             if known is None:
                 self.found[i] = grad

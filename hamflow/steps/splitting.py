@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from hamflow.energies.hamiltonian import SeparableHamiltonian, Time
+from hamflow.energies.hamiltonian import Energy, SeparableHamiltonian, Time
 from hamflow.energies.slope import Slope
 from hamflow.errors import InputError
 from hamflow.steps.parts import Part, Shear
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.step import Step
-from hamflow.steps.walk import run
+from hamflow.steps.walk import Walker, run
 
 #: States of a rollout whose kicks and drifts are listed together.
 _LOT = 256
@@ -69,13 +69,13 @@ class Splitting(Step):
 
     def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
         """``n_steps`` steps with neighbouring kicks merged."""
-        return run(self.moves(q, t, dt, n_steps), q, p)
+        return run(Splitting.moves(self, q, t, dt, n_steps), q, p)
 
     def iterate_inverse(
         self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Undoes ``n_steps`` steps: the same kicks and drifts backwards, with the opposite sign."""
-        return run(self.moves(q, t, dt, n_steps, backwards=True), q, p)
+        return run(Splitting.moves(self, q, t, dt, n_steps, backwards=True), q, p)
 
     def moves(
         self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
@@ -89,6 +89,15 @@ class Splitting(Step):
         for first in range(0, n_states, _LOT):
             begin, count = t + first * substeps * dt, min(_LOT, n_states - first)
             yield from self._chains(begin, dt, count, substeps, backwards=False)
+
+    def states(
+        self, q: Tensor, p: Tensor, t: float, dt: float, n_states: int, substeps: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The ``n_states`` states after (q, p); kicks at their seams share a force."""
+        walk = Walker()
+        for parts in self.segments(q, t, dt, n_states, substeps):
+            q, p = walk(parts, q, p)
+            yield q, p
 
     def _chains(self, t: Time, dt: Time, n: int, n_steps: int, *, backwards: bool) -> list[list[Part]]:
         # n times n_steps steps, the kicks of each lot merged; undone, each lot is the other way round.
@@ -108,10 +117,12 @@ class Splitting(Step):
         return self.scheme.stages(n_steps)
 
     def _shear(self, slope: Slope, change: Time, kick: bool, time: Time) -> Part:
-        return Shear(slope, change, kick=kick, time=time)
+        return Shear(slope, change, kick=kick, time=time, energy=self._energy(kick))
+
+    def _energy(self, kick: bool) -> Energy:
+        return self.hamiltonian.potential if kick else self.hamiltonian.kinetic
 
     def _slopes(self, wanted: list[tuple[bool, Time]]) -> list[Slope]:
         # Forces and velocities at many times; each energy is asked once.
-        energies = {True: self.hamiltonian.potential, False: self.hamiltonian.kinetic}
-        found = {kick: iter(energy.slopes([t for k, t in wanted if k is kick])) for kick, energy in energies.items()}
+        found = {kick: iter(self._energy(kick).slopes([t for k, t in wanted if k is kick])) for kick in (True, False)}
         return [next(found[kick]) for kick, _ in wanted]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hamflow.energies.hamiltonian import Time
+from hamflow.overrides import height
 from hamflow.steps.parts import Part, Whole
 
 
@@ -70,6 +72,22 @@ class Step(nn.Module):
     def segments(self, q: Tensor, t: float, dt: float, n_states: int, substeps: int) -> Iterator[list[Part]]:
         """The maps from each of ``n_states`` states to the next, ``substeps`` steps apart."""
         return (self.moves(q, t + k * substeps * dt, dt, substeps) for k in range(n_states))
+
+    def states(
+        self, q: Tensor, p: Tensor, t: float, dt: float, n_states: int, substeps: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The ``n_states`` states after (q, p), ``substeps`` steps apart, one after the other."""
+        for k in range(n_states):
+            q, p = self.iterate(q, p, t + k * substeps * dt, dt, substeps)
+            yield q, p
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        # Parts that a class inherits are those of another map once it has one of its own.
+        changed = min(height(cls, name) for name in ("forward", "inverse", "iterate", "iterate_inverse"))
+        for name in ("moves", "segments", "states"):
+            if height(cls, name) > changed:
+                setattr(cls, name, vars(Step)[name])
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """The log absolute determinant of the Jacobian of ``n_steps`` steps from (q, p), (*batch, d) -> (*batch,).

@@ -49,7 +49,7 @@ class WayBack:
 
     def __call__(self, parts: Sequence[Part], before: Part | None, end: Pair, cotangents: Pair) -> tuple[Pair, Pair]:
         """Where the parts began, and the cotangents there, from where they led; ``before`` is the part before them."""
-        for part, earlier in zip(reversed(parts), (*reversed(parts[:-1]), before), strict=True):
+        for part, earlier in zip(parts[::-1], [before, *parts][-2::-1], strict=True):
             if not isinstance(part, Shear):
                 end, cotangents, found = part.undo(end, cotangents)
                 self._take(part, found)

@@ -8,6 +8,7 @@ from hamflow.testing.constrained import ConstrainedReport, check_constrained_ste
 from hamflow.testing.energies import EnergyReport, check_energy
 from hamflow.testing.flows import FlowReport, check_flow
 from hamflow.testing.lagrangians import LagrangianReport, check_lagrangian
+from hamflow.testing.memory import peak_bytes
 from hamflow.testing.steps import StepReport, check_drift, check_step, measure_order
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "check_lagrangian",
     "check_step",
     "measure_order",
+    "peak_bytes",
 ]
