@@ -65,3 +65,22 @@ def test_built_in_models_are_one_graph(name: str) -> None:
         torch.manual_seed(0)
         values.append(each(*at))
     torch.testing.assert_close(values[1], values[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", ["stored", "constant"])
+@pytest.mark.parametrize("part", ["flow", "loss"])
+def test_gradients_of_compiled_code_are_those_of_the_code(part: str, memory: str) -> None:
+    # Those of the loss ask for noise, which is drawn anew from one seed.
+    torch._dynamo.reset()
+    model = shaken(hf.NHF(2, n_steps=3, width=8, layerwise=False, scheme="leapfrog", memory=memory))
+    run = model.flow if part == "flow" else model.loss
+    x = torch.randn(8, 4 if part == "flow" else 2, generator=torch.Generator().manual_seed(3))
+    found = []
+    for each in (run, torch.compile(run, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(0)
+        model.zero_grad()
+        each(x).square().sum().backward()
+        found.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert found[0] and len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

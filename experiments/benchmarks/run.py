@@ -44,9 +44,9 @@ sampling: nhf and zuko_cnf after both have learned eight pairs of half moons, tu
 log_likelihood is that of held-out rows, of nhf a bound.
 
 rollouts: 1000 motions of 1000 states by leapfrog in single precision, whose error is that of the scheme
-(rollout_double: in double), against SciPy's RK45 for each motion, timed on eight of them, and torchdiffeq's dopri5 for all at once, both
-in double; either at the coarsest tolerance, of two a decade, whose largest error over the eight is no larger than ours.
-What SciPy loses is mostly calls of Python.
+(rollout_double: in double), against SciPy's RK45 for each motion, timed on eight of them, and torchdiffeq's dopri5 for
+all at once, both in double; either at the coarsest tolerance, of two a decade, whose largest error over the eight is no
+larger than ours. What SciPy loses is mostly calls of Python.
 
 matmul: a loss and its gradients of 4 leapfrog steps, batch 4096; the share is of the rate that products of the same
 shapes reach, counting six of them a force; in constant memory eight are computed.
