@@ -1,5 +1,6 @@
 """Base mixture, encoders, bounds and quadrature against SciPy and closed forms."""
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -184,6 +185,26 @@ def test_encoder_is_a_change_of_variables(name: str, dim: int, monkeypatch: pyte
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(-1) - log_det
     assert (made(draw(noise), q) - expected).abs().max() < 1e-9
     assert log_det.abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_scored_draws_have_derivatives_through_the_draws_alone(name: str, dim: int) -> None:
+    made, q = encoder(name, dim), torch.randn(4, dim, requires_grad=True)
+    wanted = [q, *made.parameters()]
+    torch.manual_seed(2)
+    p, log_f = made.rsample_scored(q, 5)
+    torch.manual_seed(2)
+    drawn = made.rsample(q, 5)
+    held = copy.deepcopy(made).requires_grad_(False)(drawn, q.detach())
+    torch.testing.assert_close(p, drawn)
+    torch.testing.assert_close(log_f, held, rtol=1e-9, atol=1e-9)
+    weight = torch.randn(5, 4)
+    found, expected = (
+        torch.autograd.grad((weight * value).sum(), wanted, allow_unused=True) for value in (log_f, held)
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ENCODERS)

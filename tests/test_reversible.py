@@ -1,7 +1,9 @@
 """Gradients that go back along the steps: those of the stored graph, at no memory for depth, or a clear error."""
 
-import copy
+import multiprocessing
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,32 +234,53 @@ def test_functional_transforms_take_the_stored_graph() -> None:
     torch.testing.assert_close(tangent, jacobian.sum(-1), rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_are_averaged_over_processes() -> None:
-    # One process of one: the hooks that gather gradients have to fire for parameters within the steps.
+class Spread(nn.Module):
+    """A loss of a flow, as one process of several has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.flow = shaken(hf.hamiltonian(4, memory="constant"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flow(x).square().mean()
+
+
+def share(rank: int, folder: str, x: Tensor) -> None:
+    """What one of two processes does: two gradients of its half of the rows, averaged by DistributedDataParallel."""
     import torch.distributed as distributed
 
-    class Loss(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.flow = shaken(hf.hamiltonian(4, memory="constant"))
+    torch.set_num_threads(1)
+    store = distributed.FileStore(f"{folder}/store", 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    model = Spread()
+    together = nn.parallel.DistributedDataParallel(model)
+    # Twice: a second pass is refused where the hooks of the first have not fired for all parameters.
+    for _ in range(2):
+        together(x.chunk(2)[rank]).backward()
+    if rank == 0:
+        torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/gradients")
+    distributed.barrier()
+    # Threads of the group may outlive it, and wait for the interpreter that waits for them.
+    os._exit(0)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.flow(x).square().mean()
 
-    model = Loss()
-    alone = copy.deepcopy(model)
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        together = nn.parallel.DistributedDataParallel(model)
-        alone.flow.memory = "stored"
-        # Twice: a second pass is refused where the hooks of the first have not fired for all parameters.
-        for x in torch.randn(2, 8, 4):
-            together(x).backward()
-            alone(x).backward()
-        for one, other in zip(model.parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
-    finally:
-        distributed.destroy_process_group()
+def test_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=share, args=(rank, str(tmp_path), x)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+        assert worker.exitcode == 0
+    alone = Spread()
+    alone.flow.memory = "stored"
+    for _ in range(2):
+        alone(x).backward()
+    averaged = torch.load(tmp_path / "gradients")
+    for one, other in zip(averaged, alone.parameters(), strict=True):
+        torch.testing.assert_close(one, other.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_mixed_precision_is_the_same_on_the_way_back() -> None:

@@ -56,9 +56,7 @@ def reparameterised_loss(log_weights: Tensor, draws: Tensor) -> Tensor:
         >>> import torch
         >>> from hamflow.densities import GaussianEncoder, reparameterised_loss
         >>> encoder, q = GaussianEncoder(2), torch.randn(5, 2)
-        >>> p = encoder.rsample(q, particles=3)
-        >>> frozen = {name: value.detach() for name, value in encoder.named_parameters()}
-        >>> log_f = torch.func.functional_call(encoder, frozen, (p, q))
+        >>> p, log_f = encoder.rsample_scored(q, particles=3)
         >>> loss = reparameterised_loss(-((p - q.unsqueeze(0)) ** 2).sum(-1) - log_f, p)
         >>> loss.backward()
         >>> encoder.linear.weight.grad.shape

@@ -65,6 +65,24 @@ class GaussianEncoder(nn.Module):
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
         return self.colour(draw_noise(q[..., : self.dim], particles, generator), q)[0]
 
+    def rsample_scored(self, q: Tensor, particles: int) -> tuple[Tensor, Tensor]:
+        """Draws (particles, n, d), and their log f (particles, n) whose derivatives see the draws and nothing else.
+
+        What :func:`reparameterised_loss` asks for: parameters and q are held fixed in log f.
+        """
+        noise = draw_noise(q[..., : self.dim], particles)
+        moments = self._moments(q)
+        p, log_f = self._coloured(noise, moments)
+        with torch.no_grad():
+            # The derivative of log f by the draws, -L^-T noise, written out: the value is known from the noise.
+            _, log_scale, lower = moments
+            slope = noise * (-log_scale).exp()
+            if lower is not None:
+                columns = slope.movedim(0, -1) if lower.ndim == 3 else slope.reshape(-1, self.dim).mT
+                solved = torch.linalg.solve_triangular(lower.mT, columns, upper=True, unitriangular=True)
+                slope = solved.movedim(-1, 0) if lower.ndim == 3 else solved.mT.reshape(slope.shape)
+        return p, log_f.detach() - (slope * (p - p.detach())).sum(-1)
+
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """Log f(p | q), p of shape (*particles, n, d) and q of shape (n, d) -> (*particles, n)."""
         noise, log_det = self.whiten(p, q)
@@ -91,7 +109,10 @@ class GaussianEncoder(nn.Module):
 
         Log f comes from the noise: of a momentum so large that its noise is lost in rounding it is right all the same.
         """
-        loc, log_scale, lower = self._moments(q)
+        return self._coloured(noise, self._moments(q))
+
+    def _coloured(self, noise: Tensor, moments: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
+        loc, log_scale, lower = moments
         scaled = log_scale.exp() * noise
         if lower is not None:
             scaled = scaled @ lower.mT if lower.ndim == 2 else torch.einsum("...nj,nij->...ni", scaled, lower)
@@ -167,6 +188,13 @@ class FlowEncoder(nn.Module):
     def rsample(self, q: Tensor, particles: int, generator: torch.Generator | None = None) -> Tensor:
         """Reparameterised draws, q of shape (n, d) -> (particles, n, d)."""
         return self.colour(draw_noise(q[..., : self.dim], particles, generator), q)[0]
+
+    def rsample_scored(self, q: Tensor, particles: int) -> tuple[Tensor, Tensor]:
+        """Draws, and their log f whose derivatives see nothing else, see :meth:`GaussianEncoder.rsample_scored`."""
+        p = self.rsample(q, particles)
+        frozen = {name: value.detach() for name, value in self.named_parameters()}
+        log_f: Tensor = torch.func.functional_call(self, frozen, (p, q.detach()))
+        return p, log_f
 
     def colour(self, noise: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Momenta mu(q) + L(q) T_q(noise) and their log f, noise (particles, n, d) -> the same and (particles, n)."""

@@ -131,9 +131,8 @@ def bound_loss(model: NHF, batch: Tensor) -> Tensor:
     rows, context = batch[:, : model.dim], batch[:, model.dim :]
     features = features_of(model, context)
     z, log_det = model.standardise(rows)
-    p = model.encoder.rsample(beside(z, features), model.particles if model.training else 4 * model.particles)
-    frozen = {name: value.detach() for name, value in model.encoder.named_parameters()}
-    log_f = torch.func.functional_call(model.encoder, frozen, (p, beside(z, features).detach()))
+    particles = model.particles if model.training else 4 * model.particles
+    p, log_f = model.encoder.rsample_scored(beside(z, features), particles)
     log_weights = model.log_joint_standardised(z, p, features) + log_det - log_f
     loss = reparameterised_loss(log_weights, p)
     if model.training and model.sleep > 0:
