@@ -16,7 +16,7 @@ from torch import Tensor
 
 import hamflow as hf
 
-DIM, STATES, STEPS, DT = 2, 1000, 1000, 0.1
+DIM, STATES, STEPS, DT = 2, 1000, 1000, 0.05
 #: Motions that SciPy is timed on; the others would take as long.
 TIMED = 8
 #: The coarsest that is as accurate as the leapfrog is taken, for each of the others.
