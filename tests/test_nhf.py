@@ -609,8 +609,8 @@ def test_seconds_count_the_start_too() -> None:
 
 def test_validation_draws_four_times_the_particles(monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = fitted(rows(), epochs=1, particles=3), []
-    draw = model.encoder.rsample
-    monkeypatch.setattr(model.encoder, "rsample", lambda z, k: asked.append(k) or draw(z, k))
+    draw = model.encoder.rsample_scored
+    monkeypatch.setattr(model.encoder, "rsample_scored", lambda z, k: asked.append(k) or draw(z, k))
     for train in (True, False):
         model.train(train).loss(rows(5))
     assert asked == [3, 12]

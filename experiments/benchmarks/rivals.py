@@ -124,7 +124,9 @@ def _pyro_iaf(dim: int) -> Rival:
     from pyro.distributions.transforms import affine_autoregressive
 
     # Fast to draw from; a density of data goes through its inverse, one coordinate after the other.
-    return _pyro(dim, [affine_autoregressive(dim, hidden_dims=[64, 64]) for _ in range(3)])
+    # Its masks ask for no fewer units than columns.
+    width = max(64, dim)
+    return _pyro(dim, [affine_autoregressive(dim, hidden_dims=[width, width]) for _ in range(3)])
 
 
 def _pyro_spline(dim: int) -> Rival:

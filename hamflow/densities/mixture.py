@@ -109,11 +109,14 @@ class PhaseMixture(nn.Module):
         """``n`` draws, (n, 2d)."""
         chosen = torch.multinomial(self.logits.softmax(-1), n, replacement=True, generator=generator)
         noise = phase_noise(chosen, None if self.gaussian else self.degrees(), self.loc, generator)
-        draws = self.loc[chosen]
-        # One component at a time: a factor for every draw would not fit in memory.
-        for k, spread in enumerate(torch.linalg.inv(self.precision_factor())):
-            draws = torch.where((chosen == k).unsqueeze(-1), draws + noise @ spread.mT, draws)
-        return draws
+        # Component by component: a factor for every draw would not fit in memory.
+        order = chosen.argsort()
+        shares = noise[order].split(chosen.bincount(minlength=self.components).tolist())
+        moved = [
+            torch.linalg.solve_triangular(factor, share.mT, upper=False).mT
+            for share, factor in zip(shares, self.precision_factor(), strict=True)
+        ]
+        return self.loc[chosen].index_add(0, order, torch.cat(moved))
 
     def distribution(self) -> PhaseMixtureDistribution:
         """The same density as a Pyro distribution with event shape (2d,)."""
