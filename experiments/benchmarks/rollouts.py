@@ -1,10 +1,11 @@
-"""Many motions at once, against SciPy's solver called for each one, and against one that takes all at once."""
+"""Many motions of a learned energy at once, against SciPy's solver for each one and one that takes all at once."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,38 +17,44 @@ from torch import Tensor
 
 import hamflow as hf
 
-DIM, STATES, STEPS, DT = 2, 1000, 1000, 0.05
+STATES, STEPS, DT = 1000, 1000, 0.1
 #: Motions that SciPy is timed on; the others would take as long.
 TIMED = 8
-#: The coarsest that is as accurate as the leapfrog is taken, for each of the others.
-TOLERANCES = tuple(10.0**-k for k in np.arange(2, 7, 0.5))
+#: The coarsest that is as accurate as our scheme is taken, for each of the others.
+TOLERANCES = tuple(10.0**-k for k in np.arange(2, 8, 0.5))
+SYSTEMS: dict[str, Callable[[], Any]] = {"pendulum": hf.systems.Pendulum, "henon_heiles": hf.systems.HenonHeiles}
 
 
-def work(seed: int, configuration: dict[str, Any]) -> list[dict[str, Any]]:
-    """Time of all motions at tolerances that leave no larger error than the leapfrog, in turns."""
+def work(system: str, seed: int, configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time of all motions, and of the others at tolerances that leave no larger error, in turns."""
     from torchdiffeq import odeint
 
-    torch.manual_seed(seed)
-    energy = hf.SeparableHamiltonian(hf.QuadraticKinetic(DIM), hf.MLPPotential(DIM, (64, 64))).double()
-    torch.nn.init.normal_(energy.potential.readout, std=0.5)  # type: ignore[arg-type]
-    states, steps, timed = (20, 20, 2) if configuration["quick"] else (STATES, STEPS, TIMED)
-    begin = torch.randn(states, 2 * DIM, dtype=torch.float64)
+    quick = configuration["quick"]
+    states, steps, timed, few, epochs = (20, 20, 2, 5, 2) if quick else (STATES, STEPS, TIMED, 50, 300)
+    data, begins = (
+        SYSTEMS[system]().simulate(n_trajectories=n, n_steps=k, dt=DT, derivatives=True, seed=2 * seed + odd)
+        for n, k, odd in ((few, 60, 0), (states, 1, 1))
+    )
+    learned = hf.HNN(data.dim, seed=seed).fit(data, epochs=epochs, progress=False)
+    energies = {dtype: copy.deepcopy(learned.hamiltonian).to(dtype) for dtype in (torch.float32, torch.float64)}
+    exact = energies[torch.float64]
+    begin, dim = begins.states[:, 0].double(), data.dim
     times = torch.arange(steps + 1, dtype=torch.float64) * DT
-    # What is computed once for all steps is, for the others too.
     with torch.no_grad():
-        (slope,) = energy.potential.slopes([0.0])
+        # What is computed once for all steps is, for the others too.
+        (force,), (velocity,) = exact.potential.slopes([0.0]), exact.kinetic.slopes([0.0])
 
     def field(t: Any, z: Tensor) -> Tensor:
-        return torch.cat((z[..., DIM:], -slope(z[..., :DIM])), -1)
+        return torch.cat((velocity(z[..., dim:]), -force(z[..., :dim])), -1)
 
     def of_one(t: float, z: NDArray[np.float64]) -> NDArray[np.float64]:
         return field(t, torch.from_numpy(z)).numpy()
 
     def scipy(i: int, **how: Any) -> NDArray[np.float64]:
-        return np.asarray(solve_ivp(of_one, (0, steps * DT), begin[i].numpy(), t_eval=times.numpy(), **how).y.T)
+        return np.asarray(solve_ivp(of_one, (0, float(times[-1])), begin[i].numpy(), t_eval=times.numpy(), **how).y.T)
 
     def ours(dtype: torch.dtype) -> Tensor:
-        step = hf.Splitting(copy.deepcopy(energy).to(dtype))
+        step = hf.Splitting(energies[dtype], hf.SCHEMES[learned.integrator])
         q, p = begin.to(dtype).chunk(2, -1)
         return hf.rollout(step, q, p, n_steps=steps, dt=DT).double().transpose(0, 1)
 

@@ -59,18 +59,19 @@ _ACTIVATIONS = {
 
 
 def _ridge(activation: _Activation) -> tuple[Value, Pullback]:
-    # Of W and b at the rate of the curve, of the weights that its values are given, and of the sum of their offsets.
+    # Of W' and b at the rate of the curve, of the weights that its values are given, and of the sum of their offsets;
+    # both weights are (d, width), since products of few columns are slow the other way round.
     def value(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
-        curve = activation.curve(functional.linear(x, weight, bias))
-        return functional.linear(curve, out.mT, shift), curve
+        curve = activation.curve(functional.linear(x, weight.mT, bias))
+        return functional.linear(curve, out, shift), curve
 
     def pullback(
         x: Tensor, u: Tensor, kept: tuple[Tensor, ...], weight: Tensor, bias: Tensor, out: Tensor, shift: Tensor
     ) -> tuple[Tensor, ...]:
         shape = x.shape
         x, u, curve = (part.reshape(-1, part.shape[-1]) for part in (x, u, *kept))
-        bent = activation.bend(u @ out.mT, curve, lambda: torch.addmm(bias, x, weight.mT))
-        return (bent @ weight).view(shape), bent.mT @ x, bent.sum(0), curve.mT @ u, u.sum(0)
+        bent = activation.bend(u @ out, curve, lambda: torch.addmm(bias, x, weight))
+        return (bent @ weight.mT).view(shape), x.mT @ bent, bent.sum(0), u.mT @ curve, u.sum(0)
 
     return value, pullback
 
@@ -138,8 +139,9 @@ class RidgePotential(Energy):
     def _folded(self, layers: slice) -> tuple[Tensor, ...]:
         activation = _ACTIVATIONS[self.activation]
         weight, bias, amplitude = (part[layers] for part in (self.weight, self.bias, self.amplitude))
-        out = amplitude.unsqueeze(-1) * weight
-        shift = activation.offset * out.sum(-2)
+        weight = weight.mT.contiguous()
+        out = amplitude.unsqueeze(-2) * weight
+        shift = activation.offset * out.sum(-1)
         return activation.rate * weight, activation.rate * bias, activation.scale * out, shift
 
 
@@ -219,24 +221,25 @@ class MLPPotential(Energy):
 
     def _folded(self, layers: slice) -> tuple[Tensor, ...]:
         # tanh(x) = 2 sigmoid(2 x) - 1, so this is a perceptron of sigmoids, which take a fraction of the time.
-        weight, *weights = (part[layers] for part in self.weights)
+        # Transposed: products of few columns are slow the other way round.
+        weight, *weights = (part[layers].mT.contiguous() for part in self.weights)
         bias, *biases = (part[layers] for part in self.biases)
-        after = [2 * (b - w.sum(-1)) for w, b in zip(weights, biases, strict=True)]
+        after = [2 * (b - w.sum(-2)) for w, b in zip(weights, biases, strict=True)]
         return 2 * self.readout[layers], 2 * weight, *(4 * w for w in weights), 2 * bias, *after
 
 
 def _sigmoids(x: Tensor, readout: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-    # The gradient of a perceptron of sigmoids, of the weights of all hidden layers, then their biases; it goes down by
-    # c_i = d_{i+1} W_{i+1} and d_i = c_i h_i (1 - h_i). Kept are all h_i and c_i.
+    # The gradient of a perceptron of sigmoids, of the weights of all hidden layers, transposed, then their biases; it
+    # goes down by c_i = d_{i+1} W_{i+1} and d_i = c_i h_i (1 - h_i). Kept are all h_i and c_i.
     n = len(parameters) // 2
     states = []
     for weight, bias in zip(parameters[:n], parameters[n:], strict=True):
-        x = torch.sigmoid(functional.linear(x, weight, bias))
+        x = torch.sigmoid(functional.linear(x, weight.mT, bias))
         states.append(x)
     down = [readout.expand_as(states[-1])]
     for state, weight in zip(reversed(states), reversed(parameters[:n]), strict=True):
         # As one operation: large batches wait for memory, not for arithmetic.
-        down.append(torch.ops.aten.sigmoid_backward(down[-1], state) @ weight)
+        down.append(torch.ops.aten.sigmoid_backward(down[-1], state) @ weight.mT)
     return down[-1], *states, *down[1:-1]
 
 
@@ -253,8 +256,8 @@ def _sigmoids_pullback(
     g_biases: list[Tensor] = []
     up = u
     for state, cotangent, weight in zip(states[1:], cotangents, weights, strict=True):
-        g_weights.append(torch.ops.aten.sigmoid_backward(cotangent, state).mT @ up)
-        up = up @ weight.mT
+        g_weights.append(up.mT @ torch.ops.aten.sigmoid_backward(cotangent, state))
+        up = up @ weight
         # Of h (1 - h) by h, the half of it.
         bent.append((0.5 - state) * cotangent * up)
         up = torch.ops.aten.sigmoid_backward(up, state)
@@ -263,7 +266,7 @@ def _sigmoids_pullback(
         both = 2 * bent[i] if g_state is None else torch.add(g_state, bent[i], alpha=2)
         inner = torch.ops.aten.sigmoid_backward(both, states[i + 1])
         g_biases.insert(0, inner.sum(0))
-        g_weights[i] = torch.addmm(g_weights[i], inner.mT, states[i])
-        g_state = inner @ weights[i]
+        g_weights[i] = torch.addmm(g_weights[i], states[i].mT, inner)
+        g_state = inner @ weights[i].mT
     assert g_state is not None
     return g_state.view(shape), g_readout, *g_weights, *g_biases
