@@ -45,9 +45,10 @@ sampling: nhf and zuko_cnf after both have learned eight pairs of half moons, tu
 log_likelihood is that of held-out rows, of nhf a bound.
 
 rollouts_SYSTEM: 1000 motions of 1000 states, as far apart as those that an HNN as it comes has learned its energy from,
-by its own step (two networks, yoshida4) in single precision (rollout_double: in double), against SciPy's RK45 for each motion, timed on
-eight of them, and torchdiffeq's dopri5 for all at once, both in double; either at the coarsest tolerance, of two a
-decade, whose largest error over the eight is no larger than ours. What SciPy loses is mostly calls of Python.
+by its own step (two networks, yoshida4) in single precision (rollout_double: in double), against SciPy's RK45 for each
+motion, timed on four of them, and torchdiffeq's dopri5 for all at once, both in double; either at the coarsest
+tolerance, of two a decade, whose largest error over the four is no larger than ours. What SciPy loses is mostly calls
+of Python.
 
 matmul: a loss and its gradients of 4 leapfrog steps, batch 4096; the share is of the rate that products of the same
 shapes reach, counting six of them a force; in constant memory eight are computed.
@@ -97,8 +98,8 @@ def main() -> None:
 
     store = runner.take_turns(
         NAME, __doc__ or "", "Speed and memory", f"{NOTES}\nMachine: {turns.machine()}.\n", CASES, "hamflow", work,
-        quick=(["density_d2", "batches", "depth_rollout", "lattice", "sampling", "rollouts_pendulum", "matmul", "compiled_d2"],
-               {"quick": True, "rounds": 2, "seconds": 0.001}),
+        quick=(["density_d2", "batches", "depth_rollout", "lattice", "sampling", "rollouts_pendulum", "matmul",
+                "compiled_d2"], {"quick": True, "rounds": 2, "seconds": 0.001}),
         full={"quick": False, "rounds": 7, "seconds": 0.1, "learn_seconds": 150, "epochs": 60},
     )  # fmt: skip
     pictures.draw(store, store.path.parent)

@@ -52,8 +52,8 @@ def _sigmoid_bend(u: Tensor, curve: Tensor, argument: Callable[[], Tensor]) -> T
 
 
 _ACTIVATIONS = {
-    "log_cosh": _Activation(_log_cosh, 2.0, 2.0, -1.0, torch.sigmoid, _sigmoid_bend),
-    "softplus": _Activation(functional.softplus, 1.0, 1.0, 0.0, torch.sigmoid, _sigmoid_bend),
+    "log_cosh": _Activation(_log_cosh, 2.0, 2.0, -1.0, torch.sigmoid_, _sigmoid_bend),
+    "softplus": _Activation(functional.softplus, 1.0, 1.0, 0.0, torch.sigmoid_, _sigmoid_bend),
     "sine": _Activation(torch.sin, 1.0, 1.0, 0.0, torch.cos, lambda u, curve, argument: -u * torch.sin(argument())),
 }
 
@@ -234,7 +234,7 @@ def _sigmoids(x: Tensor, readout: Tensor, *parameters: Tensor) -> tuple[Tensor, 
     n = len(parameters) // 2
     states = []
     for weight, bias in zip(parameters[:n], parameters[n:], strict=True):
-        x = torch.sigmoid(functional.linear(x, weight.mT, bias))
+        x = torch.sigmoid_(functional.linear(x, weight.mT, bias))
         states.append(x)
     down = [readout.expand_as(states[-1])]
     for state, weight in zip(reversed(states), reversed(parameters[:n]), strict=True):
