@@ -305,7 +305,7 @@ def test_quick_run_of_the_benchmarks(tmp_path: Path) -> None:
     assert found["memory_growth"] < 1.1 and found["lattice_error_float32"] == 0.0
     expected = {
         "speedup_train_over_nhf_autograd", "speedup_over_scipy", "matmul_share_stored_tiny", "compiled_speedup_train",
-        "speedup_sample_over_zuko_cnf", "train_nhf_batch_32",
+        "speedup_sample_over_zuko_cnf", "train_nhf_batch_32", "log_prob_memory_nhf", "sample_memory_nhf",
     }  # fmt: skip
     assert expected <= found.keys()
     assert (tmp_path / "quick" / "dimension.png").exists() and (tmp_path / "quick" / "depth_rollout.png").exists()

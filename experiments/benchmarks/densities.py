@@ -70,8 +70,8 @@ def work(dim: int, seed: int, configuration: dict[str, Any]) -> list[dict[str, A
     for what, contenders in jobs.items():
         times = turns.take_turns(contenders, configuration["rounds"], configuration["seconds"])
         found += turns.rows(times, what, "nhf", BARS.get(what, {}) if dim == 16 else {}, costs)
-    for name, job in jobs["train"].items():
-        found.append({"metric": f"train_memory_{name}", "value": peak_bytes(job) / 2**20, "unit": "MiB"})
+        for name, job in contenders.items():
+            found.append({"metric": f"{what}_memory_{name}", "value": peak_bytes(job) / 2**20, "unit": "MiB"})
     return found
 
 

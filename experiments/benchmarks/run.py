@@ -28,7 +28,7 @@ parameters in results/density_2d and density_tabular. log_prob of nhf is its bou
 pyro_iaf the inverse of the fast direction. Continuous flows (zuko_cnf, an exact trace; ffjord, torchdiffeq's adjoint
 and a random one) up to d = 16.
 
-- train, log_prob, sample: of one batch. train_memory: the most that tensors take during a step.
+- train, log_prob, sample: of one batch. train_memory and so on: the most that tensors take during it.
 
 batches: the training step of 16 columns at batches of 32 to 8192 rows.
 
