@@ -1,6 +1,7 @@
 """What torch.compile sees as one graph, with the values of the code that it saw."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,16 @@ def field(model: hf.HNN | hf.LNN) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda q, p: torch.cat(model.vector_field(q, p))
 
 
+def videos(**settings: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    model = hf.HGN(size=8, dim=2, frames=3, width=4, widths=(8,), **settings)
+
+    def film(q: Tensor, p: Tensor) -> Tensor:
+        mean, _ = model.moments(model.encoder, torch.cat((q, p), -1).reshape(-1, 1, 1, 2, 2).repeat(1, 3, 1, 4, 4))
+        return model.decode(model.path(*model.initial_state(mean), 3, model.dt)[..., : model.dim])
+
+    return film
+
+
 GRAPHS: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "flow": lambda: flow("stored"),
     "flow in constant memory": lambda: flow("constant"),
@@ -50,6 +61,9 @@ GRAPHS: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "HNN motion": lambda: rollout(hf.HNN(2).step),
     "LNN": lambda: field(hf.LNN(2)),
     "LNN regularised": lambda: field(hf.LNN(2, regulariser=1e-3)),
+    "HGN": videos,
+    "HGN of maps": lambda: videos(maps=True),
+    "HGN of angles": lambda: videos(periodic=(1,)),
     "HGN motion": lambda: rollout(hf.HGN(size=8, dim=2, frames=3).step),
 }
 
