@@ -166,6 +166,7 @@ def test_it_is_a_guide_for_all_losses() -> None:
         TraceMeanField_ELBO(num_particles=3, vectorize_particles=True),
         RenyiELBO(num_particles=3, vectorize_particles=True),
         hf.ImportanceWeightedELBO(3),
+        hf.ImportanceWeightedELBO(3, vectorize_particles=False),
     ]
     for loss in losses:
         pyro.clear_param_store()
@@ -392,6 +393,39 @@ def test_the_importance_weighted_bound_stays_one(size: int | None, least: float)
     if size is not None:
         theirs, spread = mean(RenyiELBO(alpha=0, num_particles=8, vectorize_particles=True, max_plate_nesting=1))
         assert theirs > ours + 2 * spread
+
+
+def test_particles_one_after_the_other_have_one_minibatch() -> None:
+    seen = []
+
+    def by_rows() -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        assert m.ndim == 0  # as a model that knows nothing of dimensions on the left
+        with pyro.plate("rows", len(ROWS), 20) as rows:
+            seen.append(rows)
+            pyro.sample("x", dist.Normal(m, 1.0), obs=ROWS[rows])
+
+    guide = pyro.infer.autoguide.AutoNormal(by_rows)
+    guide()
+    seen.clear()
+    bound = hf.ImportanceWeightedELBO(8, vectorize_particles=False)
+    for _ in range(2):
+        bound.loss(by_rows, guide)
+    assert len(seen) == 16
+    assert all(torch.equal(rows, seen[k - k % 8]) for k, rows in enumerate(seen))
+    assert not torch.equal(seen[0], seen[8])
+    with torch.no_grad(), pytest.raises(AssertionError):
+        hf.ImportanceWeightedELBO(8, max_plate_nesting=1).loss(by_rows, guide)
+    # Together and one after the other they are the same bound.
+    together = hf.ImportanceWeightedELBO(8, max_plate_nesting=1)
+    with torch.no_grad():
+        guide = pyro.infer.autoguide.AutoNormal(one)
+        guide(20)
+        serial = hf.ImportanceWeightedELBO(8, vectorize_particles=False)
+        pairs = [[loss.loss(one, guide, None) for _ in range(400)] for loss in (together, serial)]
+    first, second = (torch.tensor(values) for values in pairs)
+    error = float((first.var() / 400 + second.var() / 400).sqrt())
+    assert abs(float(first.mean() - second.mean())) < 4 * error
 
 
 def test_parameters_of_another_guide_are_refused() -> None:

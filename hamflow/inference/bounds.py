@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -33,7 +34,9 @@ class ImportanceWeightedELBO(ELBO):
     :math:`\beta = 1`, and this is the importance-weighted bound itself.
 
     Args:
-        num_particles: K, all at once.
+        num_particles: K.
+        vectorize_particles: whether all at once, for which the model must keep dimensions on the left; else one after
+            the other, of the same minibatch.
         max_plate_nesting: of the model; found by a trial run where it is not given.
 
     Raises:
@@ -58,11 +61,21 @@ class ImportanceWeightedELBO(ELBO):
         True
     """
 
-    def __init__(self, num_particles: int = 8, *, max_plate_nesting: int | float = math.inf) -> None:
+    def __init__(
+        self,
+        num_particles: int = 8,
+        *,
+        max_plate_nesting: int | float = math.inf,
+        vectorize_particles: bool = True,
+    ) -> None:
         check_positive("num_particles", num_particles, integer=True)
         super().__init__(
-            num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=num_particles > 1
+            num_particles=num_particles,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles and num_particles > 1,
         )
+        # Particles a trace.
+        self._together = num_particles if self.vectorize_particles else 1
         self._product, self._square = 0.0, 0.0
 
     @property
@@ -72,6 +85,17 @@ class ImportanceWeightedELBO(ELBO):
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+        if self.vectorize_particles:
+            yield from super()._get_traces(model, guide, args, kwargs)
+            return
+        # All of one minibatch: of different ones, weights would tell of those instead.
+        minibatch = poutine.Trace()
+        for _ in range(self.num_particles):
+            runs = [poutine.trace(poutine.replay(function, trace=minibatch)) for function in (model, guide)]
+            yield self._get_trace(runs[0], runs[1], args, kwargs)
+            minibatch = _minibatch(run.trace for run in runs)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Minus the bound, a number."""
@@ -88,18 +112,17 @@ class ImportanceWeightedELBO(ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, a tensor with gradients."""
-        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            one, other = self._halves(model_trace, guide_trace)
-            whole = not any(_cut(site) for site in model_trace.nodes.values())
-            slope = 1.0 if whole else self.slope
-            bound = 0.5 * (_bound(slope * one, other) + _bound(slope * other, one))
-            if self.num_particles > 1 and not whole:
-                # After its use: the slope has to know nothing of the minibatch.
-                a, b = one.detach() - one.detach().mean(), other.detach() - other.detach().mean()
-                self._product += _SOON * (float((a * b).mean()) - self._product)
-                self._square += _SOON * (float(0.5 * (a.square() + b.square()).mean()) - self._square)
-            return -bound
-        raise AssertionError("there is always a trace")
+        traces = list(self._get_traces(model, guide, args, kwargs))
+        one, other = (torch.cat(half) for half in zip(*(self._halves(*pair) for pair in traces), strict=True))
+        whole = not any(_cut(site) for site in traces[0][0].nodes.values())
+        slope = 1.0 if whole else self.slope
+        bound = 0.5 * (_bound(slope * one, other) + _bound(slope * other, one))
+        if self.num_particles > 1 and not whole:
+            # After its use: the slope has to know nothing of the minibatch.
+            a, b = one.detach() - one.detach().mean(), other.detach() - other.detach().mean()
+            self._product += _SOON * (float((a * b).mean()) - self._product)
+            self._square += _SOON * (float(0.5 * (a.square() + b.square()).mean()) - self._square)
+        return -bound
 
     def check_vectorised(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> None:
         """Whether a model says of one draw by itself what it says of it among many.
@@ -138,11 +161,12 @@ class ImportanceWeightedELBO(ELBO):
         Raises:
             InputError: the model draws minibatches, or a site of the guide is a point, which has no density.
         """
+        found = []
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             _check_whole(model_trace)
             self._check_points(guide_trace)
-            return self._halves(model_trace, guide_trace)[0]
-        raise AssertionError("there is always a trace")
+            found.append(self._halves(model_trace, guide_trace)[0])
+        return torch.cat(found)
 
     def _check_points(self, guide_trace: poutine.Trace) -> None:
         # A Delta whose value is a map of a draw is different for every particle, and a point estimate is not.
@@ -153,7 +177,7 @@ class ImportanceWeightedELBO(ELBO):
                 continue
             value: Any = site["value"]
             law: Any = site["fn"]
-            if alone or (self.num_particles > 1 and not self._varies(value, len(law.event_shape))):
+            if alone or (self._together > 1 and not self._varies(value, len(law.event_shape))):
                 raise InputError(
                     f"guide site {name} is a point, the same in every draw, expected a distribution: a point has no "
                     "density that weights could be made of"
@@ -165,7 +189,7 @@ class ImportanceWeightedELBO(ELBO):
         return value.ndim >= dim and bool((value != value.narrow(-dim, 0, 1)).any())
 
     def _halves(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[Tensor, Tensor]:
-        # Log weights (K,) by one half of every minibatch and by the other.
+        # Log weights of a trace's particles by one half of every minibatch and by the other.
         wanted, given = (_latents(trace) for trace in (model_trace, guide_trace))
         if wanted != given:
             raise InputError(
@@ -201,10 +225,10 @@ class ImportanceWeightedELBO(ELBO):
         return one, other
 
     def _summed(self, log_prob: Tensor) -> Tensor:
-        # Over everything but the particles, (K,). Pyro counts their plate among those that are nested.
-        if self.num_particles > 1 and log_prob.ndim >= (dim := int(self.max_plate_nesting)):
-            return log_prob.movedim(-dim, 0).reshape(log_prob.shape[-dim], -1).sum(1).expand(self.num_particles)
-        return log_prob.sum().expand(self.num_particles)
+        # Over everything but the particles of a trace. Pyro counts their plate among those that are nested.
+        if self._together > 1 and log_prob.ndim >= (dim := int(self.max_plate_nesting)):
+            return log_prob.movedim(-dim, 0).reshape(log_prob.shape[-dim], -1).sum(1).expand(self._together)
+        return log_prob.sum().expand(self._together)
 
 
 def _check_whole(model_trace: poutine.Trace) -> None:
@@ -217,8 +241,22 @@ def _latents(trace: poutine.Trace) -> set[str]:
         name
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and not (site["infer"] or {}).get("is_auxiliary")
-        and type(site["fn"]).__name__ != "_Subsample"
+        and not _subsamples(site)
     }  # fmt: skip
+
+
+def _subsamples(site: Any) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def _minibatch(traces: Iterable[poutine.Trace]) -> poutine.Trace:
+    # What plates of either have drawn, and nothing else.
+    found = poutine.Trace()
+    for trace in traces:
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and _subsamples(site) and name not in found:
+                found.add_node(name, **site)
+    return found
 
 
 def _is_point(law: Any) -> bool:
