@@ -47,11 +47,11 @@ def work(run: runner.Run, out: Path) -> list[report.Row]:
     torch.set_num_threads(1)
     # Another stream than that of the data sets below: what a contender learns from must not come again there.
     pyro.set_rng_seed(run.seed + 1000)
-    n = run.configuration["n"]
     pyro.clear_param_store()
     if run.case == "exact":
         return [{"metric": "evidence_gap", "value": _documented(run), "unit": "nats", "bar": 0.01}]
     infer, gap = _CONTENDERS[run.model](run)
+    n = run.configuration["n"]
     found = hf.inference.simulation_based_calibration(_simulate, infer, n=n, seed=run.seed, progress=False)
     if run.seed == 0 and not run.configuration["quick"]:
         _draw(found, out / f"{run.model}.png")

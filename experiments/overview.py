@@ -60,6 +60,7 @@ MEANINGS = {
     "energy_drift_significant": "1 where the energy of the rollout has a trend of more than three standard errors",
     "energy_mse": "mean squared error of the true energy along rollouts from unseen states, or from unseen pictures",
     "exploded_runs": "runs whose test nll is not finite or more than 1000 nats above that of gmm",
+    "failed": "1 where a run ended with an error, which its row in metrics.json names",
     "failed_runs": "runs that ended with an error",
     "h_drift": "change of the learned energy along rollouts over what it differs between videos",
     "inference_skill": "share of what can be explained of 30 frames that is explained from the first five",

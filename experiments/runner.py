@@ -85,7 +85,8 @@ def _guarded(work: Callable[[Run], list[Row]], run: Run) -> list[Row]:
         return work(run)
     except Exception as error:
         traceback.print_exc()
-        return [{"metric": "failed", "value": 1.0, "unit": "runs", "note": f"{type(error).__name__}: {error}"}]
+        note = f"{type(error).__name__}: {error}"
+        return [{"metric": "failed", "value": 1.0, "unit": "runs", "bar": 0.0, "note": note}]
 
 
 def plan(

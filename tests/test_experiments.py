@@ -162,6 +162,10 @@ def _quick(script: str, out: Path, *arguments: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert result.returncode == 0, result.stderr
+    # A run that breaks is a row of the table, and the others go on.
+    for path in (out / "metrics.json", *out.glob("*/metrics.json")):
+        if path.exists():
+            assert not [row for row in json.loads(path.read_text()) if row["metric"] == "failed"]
     return result.stderr
 
 
@@ -179,7 +183,7 @@ def test_quick_run_writes_and_resumes(script: str, case: str, models: list[str],
     nll = {row["model"]: row for row in rows if row["metric"] == "nll"}
     assert set(nll) == set(models)
     assert all(row["case"] == case and np.isfinite(row["value"]) and row["params"] > 0 for row in nll.values())
-    assert not [row for row in rows if row["metric"] == "failed" or row["metric"] == "certificate_failed"]
+    assert not [row for row in rows if row["metric"] == "certificate_failed"]
     if script == "density_2d.py":
         assert [row["unit"] for row in rows if row["metric"] == "unsettled_points"] == ["points"]
     assert (out / figure).stat().st_size > 5000
@@ -194,7 +198,6 @@ def test_quick_run_of_learned_energies(tmp_path: Path) -> None:
     out = tmp_path / "quick"
     _quick("hnn.py", out)
     rows = json.loads((out / "metrics.json").read_text())
-    assert not [row for row in rows if row["metric"] == "failed"]
     assert {row["model"] for row in rows if row["metric"] == "energy_mse"} == {"hnn", "mlp"}
     assert {row["metric"] for row in rows if row["model"] == "hnn"} > {"energy_mse_published", "energy_drift_slope"}
     assert "(median; " in (out / "table.md").read_text()
@@ -206,7 +209,6 @@ def test_quick_run_of_learned_lagrangians(tmp_path: Path) -> None:
     out = tmp_path / "quick"
     _quick("lnn.py", out)
     rows = {(row["case"], row["model"], row["metric"]): row for row in json.loads((out / "metrics.json").read_text())}
-    assert not [key for key in rows if key[2] == "failed"]
     assert rows["chain_1", "lnn", "relative_error_geometric_mean"]["bar"] == 1e-4
     # The rods hold for who knows them, however little was learned.
     assert rows["chain_1", "lnn", "largest_constraint_error"]["value"] < 1e-10
@@ -239,7 +241,6 @@ def test_quick_run_of_pixels(tmp_path: Path) -> None:
     out = tmp_path / "quick"
     _quick("hnn_pixels.py", out)
     rows = json.loads((out / "metrics.json").read_text())
-    assert not [row for row in rows if row["metric"] == "failed"]
     assert {row["model"] for row in rows if row["metric"] == "test_loss"} == {"hnn", "baseline"}
     assert {row["metric"]: row["bar"] for row in rows if "bar" in row} == {"test_loss": 1.85e-4, "energy_mse": 1.53e-4}
     assert (out / "pixel_pendulum.png").stat().st_size > 5000
@@ -263,7 +264,6 @@ def test_quick_run_of_dynamics_from_videos(tmp_path: Path) -> None:
     out = tmp_path / "quick"
     _quick("hgn.py", out)
     rows = {(row["model"], row["metric"]): row for row in json.loads((out / "metrics.json").read_text())}
-    assert not [key for key in rows if key[1] == "failed"]
     assert {key[0] for key in rows} == {"hgn", "hgn_few_frames", "latent_mlp", "latent_ode", "true_law"}
     assert rows["true_law", "reconstruction_skill"]["value"] > 0.8 > rows["hgn", "reconstruction_skill"]["value"]
     assert rows["hgn", "reconstruction_skill"]["bar"] == 0.9 and "bar" not in rows["latent_mlp", "reconstruction_skill"]
@@ -329,7 +329,6 @@ def test_quick_run_of_calibration(tmp_path: Path) -> None:
 def test_quick_run_of_posteriors(tmp_path: Path) -> None:
     _quick("posteriors.py", tmp_path / "quick")
     rows = {(row["model"], row["metric"]): row for row in json.loads((tmp_path / "quick" / "metrics.json").read_text())}
-    assert not [key for key in rows if key[1] == "failed"]
     # The bound of a guide is below the evidence, which of the funnel is zero.
     assert rows["auto_hamiltonian_flow", "elbo"]["value"] < 0.5
     assert rows["auto_hamiltonian_flow", "elbo_minus_best_stock"]["bar"] == 0
@@ -343,7 +342,6 @@ def test_quick_run_of_posteriors(tmp_path: Path) -> None:
 def test_quick_run_of_physics_in_pyro(tmp_path: Path) -> None:
     _quick("physics_in_pyro.py", tmp_path / "quick")
     rows = {(row["model"], row["metric"]): row for row in json.loads((tmp_path / "quick" / "metrics.json").read_text())}
-    assert not [key for key in rows if key[1] == "failed"]
     # From the mode on even a few steps know the ratio of gravity to length, 1.356 in the unit of the file.
     for model in ("nuts", "auto_hamiltonian_flow"):
         assert 9.81 / rows[model, "length_mean"]["value"] == pytest.approx(1.356, abs=0.03)
@@ -354,7 +352,6 @@ def test_quick_run_of_the_speed_of_accelerations(tmp_path: Path) -> None:
     _quick("lnn_speed.py", tmp_path / "quick")
     rows = json.loads((tmp_path / "quick" / "metrics.json").read_text())
     assert {row["metric"] for row in rows} >= {"speedup_over_products", "speedup_over_full_hessian"}
-    assert not [row for row in rows if row["metric"] == "failed"]
 
 
 def test_three_body_pairs_share_their_masses() -> None:
