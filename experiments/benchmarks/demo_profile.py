@@ -16,7 +16,7 @@ PARTS = {
     "training_backward": ("~", "<method 'run_backward' of 'torch._C._EngineBase' objects>"),
     "training_steps": ("steps/splitting.py", "iterate_inverse"),
     "training_base": ("densities/mixture.py", "log_prob"),
-    "training_encoder": ("densities/encoders.py", "rsample"),
+    "training_encoder": ("densities/encoders.py", "rsample_scored"),
     "optimizer_loads": ("torch/optim/optimizer.py", "__init__"),
     "peer_mixture": ("mixture_peer.py", "fit_mixture"),
     "figures": ("demo.py", "write_figures"),
