@@ -349,6 +349,9 @@ def test_level_weights_have_no_tail() -> None:
     assert (found[:3] == -torch.inf).all()
     assert (found[3:] == torch.inf).all()
     assert pareto_k(1e4 * rounding.unsqueeze(-1)).isfinite().all()
+    few = torch.randn(30, 3, generator=generator())
+    assert pareto_k(few[:29]).isposinf().all()
+    assert not pareto_k(few).isposinf().any()
 
 
 # Quadrature.

@@ -82,12 +82,16 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     return 1 / (log_weights.softmax(0) ** 2).sum(0)
 
 
+#: Of which the largest fifth are enough for a tail.
+_FEWEST = 30
+
+
 def pareto_k(log_weights: Tensor) -> Tensor:
     """The tail index of the importance weights, log_weights (K, n) -> (n,); above 0.7 they cannot be trusted.
 
     Minus infinity, the limit of tails that end ever more abruptly, where the largest weights are equal up to rounding
     (their logarithms within the root of the precision of their type): a tail fitted to rounding would say anything.
-    Infinity where the weights are no numbers, all zero, or too few for a tail.
+    Infinity where the weights are no numbers, all zero, fewer than 30, or nothing like a tail.
 
     References:
         Vehtari et al. (2024), Pareto Smoothed Importance Sampling, arXiv 1507.02646.
@@ -107,7 +111,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     usable = largest[0].isfinite() & ~log_weights.isnan().any(0)
     level = usable & (largest[0] - largest[-1] <= rounding)
     k = torch.where(level, -torch.inf, torch.inf).to(log_weights)
-    fitted = usable & ~level
+    fitted = usable & ~level & (particles >= _FEWEST)
     if fitted.any():
         columns = log_weights.detach()[:, fitted].double().cpu().numpy().T
         k[fitted] = torch.as_tensor(_psis(np.ascontiguousarray(columns))).to(k)
@@ -124,4 +128,6 @@ def _psis(log_weights: np.ndarray) -> np.ndarray:
             warnings.simplefilter("ignore", FutureWarning)
             import arviz
         return np.atleast_1d(np.asarray(arviz.psislw(log_weights)[1]))
-    return np.atleast_1d(np.asarray(array_stats.psislw(log_weights, r_eff=1, axis=-1)[1]))
+    # Version 1 takes log densities, whose weights are their inverses.
+    found = array_stats.psislw(-log_weights, r_eff=1, axis=-1)[1]
+    return np.nan_to_num(np.atleast_1d(np.asarray(found)), nan=np.inf, posinf=np.inf)

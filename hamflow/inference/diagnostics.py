@@ -157,13 +157,16 @@ def diagnose(
     check_positive("draws", draws, integer=True)
     if draws < 100:
         raise InputError(f"draws = {draws}, expected 100 or more: fewer say nothing of a tail")
-    weights = log_weights(guide, model, *args, draws=draws, **kwargs).double()
+    weights = log_weights(guide, model, *args, draws=draws, **kwargs)
+    # In their own precision, which says what of their tail is rounding.
+    tail = float(pareto_k(weights[:, None]))
+    weights = weights.double()
     column = weights[:, None]
     return Diagnosis(
         elbo=float(weights.mean()),
         elbo_error=float(weights.std()) / draws**0.5,
         evidence=float(importance_bound(column)),
-        pareto_k=float(pareto_k(column)),
+        pareto_k=tail,
         effective_draws=float(effective_sample_size(column)),
         draws=draws,
     )
