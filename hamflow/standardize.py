@@ -83,6 +83,13 @@ class Whitening(TransformModule):
         flat = (y - self.loc).reshape(-1, y.shape[-1])
         return torch.linalg.solve_triangular(self.scale_tril, flat.mT, upper=False).mT.reshape(y.shape)
 
+    def lifted(self, q: Tensor, p: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Positions by this map and momenta by the inverse of the transpose of S, or both back; each (*batch, d)."""
+        if inverse:
+            return self._inverse(q), p @ self.scale_tril
+        flat = p.reshape(-1, p.shape[-1]).mT
+        return self._call(q), torch.linalg.solve_triangular(self.scale_tril.mT, flat, upper=True).mT.reshape(p.shape)
+
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The log-det of S for every row, (*batch,)."""
         return self.scale_tril.diagonal().log().sum().expand(x.shape[:-1])

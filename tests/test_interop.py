@@ -14,6 +14,7 @@ import torch
 from nflows.nn.nets import ResidualNet
 from pyro.distributions.transforms import ComposeTransformModule, affine_coupling, spline_coupling
 from torch import nn
+from torch.distributions.transforms import ComposeTransform
 
 from hamflow import interop
 from hamflow.errors import InputError
@@ -23,6 +24,7 @@ from hamflow.interop.nflows import from_nflows, to_nflows
 from hamflow.interop.zuko import from_zuko, to_zuko
 from hamflow.models.lifts import coupling_flow
 from hamflow.models.linear import LULinear
+from hamflow.standardize import Whitening
 from hamflow.steps import Lift
 from hamflow.testing import check_flow, check_step
 from tests.parts import nflows_spline, shaken
@@ -296,6 +298,18 @@ def test_our_linear_map_is_that_of_nflows(float64: torch.dtype) -> None:
 
 
 @pytest.mark.filterwarnings("error:.*triangular_solve")
+def test_a_lift_in_closed_form_is_the_lift(float64: torch.dtype) -> None:
+    rows = torch.randn(50, 3) @ torch.tensor([[1.0, 2.0, 0.0], [0.0, 5.0, 1.0], [0.0, 0.0, 0.1]])
+    whitening = Whitening(3).estimate(rows, "full")
+    q, p = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    # A composition knows nothing of its part's own lift.
+    for transform in (whitening, whitening.inv):
+        closed, general = Lift(transform), Lift(ComposeTransform([transform]))
+        for way in ("forward", "inverse"):
+            for ours, theirs in zip(getattr(closed, way)(q, p), getattr(general, way)(q, p), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_the_lift_of_a_hybrid_calls_nothing_deprecated() -> None:
     flow = coupling_flow("spline", 2, layers=1, width=4)
     torch.testing.assert_close(flow.inv(flow(torch.ones(3, 2))), torch.ones(3, 2))

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from pyro import distributions as dist
-from scipy.special import gammaincinv
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional
@@ -210,14 +209,10 @@ def phase_noise(chosen: Tensor, degrees: Tensor | None, like: Tensor, generator:
     """
     width = like.shape[-1]
     noise = torch.randn(*chosen.shape, width, dtype=like.dtype, device=like.device, generator=generator)
-    uniform = torch.rand(chosen.shape, dtype=torch.float64, device=like.device, generator=generator)
-    # Student t: a Gaussian over the root of a mean-one gamma variable, here by its quantile function, because torch's
-    # own gamma sampler takes no generator.
+    # Student t: a Gaussian over the root of a mean-one gamma variable. The Gamma of torch.distributions takes no
+    # generator, and what it draws from does.
     if degrees is not None:
-        half = degrees[chosen].double() / 2
-        noise[..., : width // 2] *= _gamma_quantile(uniform, half).div(half).rsqrt().to(noise).unsqueeze(-1)
+        half = degrees[chosen].detach().double() / 2
+        gamma = torch._standard_gamma(half, generator=generator)
+        noise[..., : width // 2] *= gamma.div(half).rsqrt().to(noise).unsqueeze(-1)
     return noise
-
-
-def _gamma_quantile(uniform: Tensor, shape: Tensor) -> Tensor:
-    return torch.as_tensor(gammaincinv(shape.cpu().numpy(), uniform.cpu().numpy()), device=uniform.device)

@@ -22,6 +22,8 @@ class Lift(Step):
     zero joint log-det. The momentum is moved by a vector-Jacobian product of the inverse map; no Jacobian is formed. It
     integrates no equation of motion: ``t`` and ``dt`` have no effect.
 
+    A transform that has its own lift in closed form says so by a method ``lifted(q, p, inverse=...)``.
+
     Args:
         transform: a bijective torch or Pyro transform on :math:`\mathbb R^d` with an analytic inverse;
             ``hf.interop.nflows.from_nflows`` makes one from an nflows transform.
@@ -71,6 +73,9 @@ class Lift(Step):
         return self._move(q, p, inverse=not self.inverted)
 
     def _move(self, q: Tensor, p: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        if hasattr(self.transform, "lifted"):
+            moved, moved_p = self.transform.lifted(q, p, inverse=inverse)
+            return moved, moved_p
         there, back = (self.transform.inv, self.transform) if inverse else (self.transform, self.transform.inv)
         try:
             moved = there(q)
