@@ -88,6 +88,8 @@ class PhaseFlow(TransformModule):
         self.n_steps = n_steps
         self.dt = float(dt)
         self.reverse = reverse
+        # Who asked for no memory mode is not to fail for it.
+        self._chosen = memory is None
         if memory is None:
             # Going back, friction magnifies rounding.
             exact = step.tolerance == 0 and isinstance(step.damping, float) and step.damping == 0
@@ -107,7 +109,9 @@ class PhaseFlow(TransformModule):
                 f"x has shape {tuple(x.shape)}, expected (*batch, 2 d): positions and momenta side by side"
             )
         q, p = x.chunk(2, dim=-1)
-        end = iterate(self.step, q, p, 0.0, self.dt, self.n_steps, memory=self.memory, backwards=backwards)
+        end = iterate(
+            self.step, q, p, 0.0, self.dt, self.n_steps, memory=self.memory, backwards=backwards, forgiving=self._chosen
+        )
         return torch.cat(end, dim=-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -148,7 +152,8 @@ class PhaseFlow(TransformModule):
         return self._like(reverse=not self.reverse)
 
     def _like(self, *, step: Step | None = None, **changed: Any) -> PhaseFlow:
-        kept: dict[str, Any] = {"reverse": self.reverse, "memory": self.memory, "cache_size": self._cache_size}
+        memory = None if self._chosen else self.memory
+        kept: dict[str, Any] = {"reverse": self.reverse, "memory": memory, "cache_size": self._cache_size}
         return PhaseFlow(self.step if step is None else step, self.n_steps, self.dt, **kept | changed)
 
 

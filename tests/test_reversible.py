@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hamflow as hf
 from hamflow.energies import FunctionEnergy, MLPPotential, QuadraticKinetic, RidgePotential
-from hamflow.steps import LatticeSplitting, Splitting, Step
+from hamflow.steps import TRIPLE_JUMP4, LatticeSplitting, Splitting, Step
 from hamflow.steps.reversible import iterate
 from hamflow.steps.walk import WayBack, run
 from hamflow.testing import peak_bytes
@@ -112,8 +112,19 @@ def test_a_state_on_a_lattice_is_found_again_to_the_last_bit(dtype: torch.dtype)
 
 @pytest.mark.parametrize("potential", [lambda: RidgePotential(8, 64), lambda: MLPPotential(8)], ids=["ridge", "mlp"])
 @pytest.mark.parametrize("kind", ["flow", "rollout"])
-def test_memory_does_not_grow_with_depth(potential: Callable[[], hf.Energy], kind: str) -> None:
-    step = Splitting(hf.SeparableHamiltonian(QuadraticKinetic(8, learn=True), shaken(potential())))
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda step: step,
+        lambda step: hf.Damped(step, 0.01, learn=True),
+        lambda step: hf.Composition(step, TRIPLE_JUMP4),
+    ],
+    ids=["splitting", "damped", "composition"],
+)
+def test_memory_does_not_grow_with_depth(
+    potential: Callable[[], hf.Energy], kind: str, around: Callable[[Step], Step]
+) -> None:
+    step = around(Splitting(hf.SeparableHamiltonian(QuadraticKinetic(8, learn=True), shaken(potential()))))
     q, p = states(8, torch.float32, (256,))
 
     def value(depth: int, memory: str) -> Tensor:

@@ -1,6 +1,7 @@
 """What the way back asks of energies and steps that users write: every derivative once, the same map, or an error."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -133,8 +134,23 @@ def units() -> tuple[Step, list[Tensor]]:
     ]
 
 
+def network() -> nn.Module:
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(-2, -1)).double()
+
+
+def twice() -> tuple[Step, list[Tensor]]:
+    energy = FunctionEnergy(network())
+    return leapfrog(energy + energy), list(energy.parameters())[:3]
+
+
+def two_of_one() -> tuple[Step, list[Tensor]]:
+    function = network()
+    return leapfrog(FunctionEnergy(function) + FunctionEnergy(function)), list(function.parameters())[:3]
+
+
 CASES: list[Callable[[], tuple[Step, list[Tensor]]]] = [
-    cached, heavy, implicit, beside_a_function, beside_itself, siblings, told, units,
+    cached, heavy, implicit, beside_a_function, beside_itself, siblings, told, units, twice, two_of_one,
 ]  # fmt: skip
 
 
@@ -150,7 +166,9 @@ def test_every_derivative_counts_once(make: Callable[[], tuple[Step, list[Tensor
 
 
 def test_a_way_back_that_leads_elsewhere_is_an_error() -> None:
-    dropping = nn.Sequential(nn.Linear(2, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(0)).double()
+    dropping = nn.Sequential(
+        nn.Linear(2, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(-2, -1)
+    ).double()
     frozen = ridge().requires_grad_(False)
     scaled = hf.ScaledEnergy(ridge(), 2).double()
     changes: list[tuple[Step, Callable[[], object]]] = [
@@ -166,6 +184,163 @@ def test_a_way_back_that_leads_elsewhere_is_an_error() -> None:
         change()
         with pytest.raises(hf.errors.SolveError, match=r"the way back misses .* memory = 'stored'"):
             loss(*end).backward()
+
+
+def damped(gamma: float, n: int) -> Callable[[Tensor], Tensor]:
+    step = hf.Damped(Splitting(hf.SeparableHamiltonian(QuadraticKinetic(2), ridge().float())), gamma)
+
+    def run(x: Tensor) -> Tensor:
+        q, p = x.chunk(2, -1)
+        return torch.cat(iterate(step, q, p, 0.0, 0.1, n, memory="constant"), -1)
+
+    return run
+
+
+@pytest.mark.parametrize("row", [1e3, torch.nan])
+def test_one_row_hides_no_other(row: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 4)
+    run = damped(2.0, 80)
+    for first in (1.0, row):
+        y = torch.cat((first * x[:1], x[1:])).requires_grad_()
+        with pytest.raises(hf.SolveError, match="misses a state"):
+            run(y)[1:].square().sum().backward()
+
+
+def test_small_units_hide_nothing() -> None:
+    energy = FunctionEnergy(lambda q: 0.5 * (q**2).sum(-1) * (1 + 0.2 * torch.rand(())))
+    for size in (1.0, 1e-3):
+        q = torch.full((3, 2), size, dtype=torch.float64, requires_grad=True)
+        with pytest.raises(hf.SolveError, match="random"):
+            iterate(leapfrog(energy), q, 0 * q, 0.0, 0.1, 10, memory="constant")[0].sum().backward()
+
+
+def test_a_state_at_rest_is_met() -> None:
+    step = leapfrog(ridge()).float()
+    q = torch.zeros(3, 2, requires_grad=True)
+    iterate(step, q, 0 * q, 0.0, 0.01, 10, memory="constant")[0].sum().backward()
+    assert q.grad is not None
+
+
+def test_who_asked_for_nothing_gets_the_gradient_with_a_warning() -> None:
+    torch.manual_seed(1)
+    potential = RidgePotential(2, 32)
+    nn.init.normal_(potential.amplitude)
+    x = torch.randn(16, 4)
+    found = []
+    for memory in (None, "stored", "constant"):
+        flow = hf.PhaseFlow(Splitting(hf.SeparableHamiltonian(QuadraticKinetic(2), potential)), 400, 0.1, memory=memory)
+        y = x.clone().requires_grad_()
+        out = flow(y).square().mean()
+        if memory == "constant":
+            with pytest.raises(hf.SolveError, match="misses a state"):
+                out.backward()
+            continue
+        with pytest.warns(UserWarning, match="states are kept") if memory is None else nullcontext():
+            found.append(torch.autograd.grad(out, [y, potential.weight, potential.amplitude, potential.bias]))
+    assert distance(*found) < 1e-5
+    assert hf.PhaseFlow(flow.step, 400).with_cache()._chosen and not flow.with_cache()._chosen
+
+
+def test_with_a_warning_random_energies_are_an_error() -> None:
+    energy = FunctionEnergy(lambda q: 0.5 * (q**2).sum(-1) * (1 + 0.2 * torch.rand(())))
+    flow = hf.PhaseFlow(leapfrog(energy), 64, 0.1)
+    x = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
+    with pytest.warns(UserWarning, match="states are kept"), pytest.raises(hf.SolveError, match="random"):
+        flow(x).sum().backward()
+
+
+@pytest.mark.parametrize("kind", ["function", "implicit", "ridge"])
+def test_hooks_see_the_whole_gradient_once(kind: str) -> None:
+    potential = ridge() if kind == "ridge" else FunctionEnergy(network())
+    step: Step = leapfrog(potential)
+    if kind == "implicit":
+        step = hf.ImplicitMidpoint(hf.SeparableHamiltonian(QuadraticKinetic(2), ridge())).double()
+    leaves = [leaf for leaf in step.parameters() if leaf.requires_grad]
+    called = []
+    for leaf in leaves:
+        leaf.register_hook(lambda grad: called.append(grad.shape) or 0.5 * grad)
+    found = []
+    for memory in MEMORIES:
+        step.zero_grad()
+        q, p = states(2)
+        loss(*iterate(step, q, p, 0.0, 0.1, 6, memory=memory)).backward()
+        found.append([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.clone() for leaf in leaves])
+    assert distance(*found) < 1e-9 and called
+
+
+def test_a_call_with_other_parameters_is_no_silent_loss() -> None:
+    class Adapted(hf.Energy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, dtype=torch.float64), requires_grad=False)
+
+        def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+            return (self.weight * x**2).sum(-1)
+
+    step = leapfrog(Adapted())
+    flow = hf.PhaseFlow(step, 10, 0.1, memory="constant")
+    adapter = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    name = next(name for name, _ in flow.named_parameters() if name.endswith("weight"))
+    x = torch.randn(3, 4, dtype=torch.float64)
+    end = torch.func.functional_call(flow, {name: 1 + adapter}, (x,))
+    with pytest.raises(hf.InputError, match="functional_call"):
+        end.sum().backward()
+
+
+def test_many_cotangents_at_once() -> None:
+    flow = shaken(hf.hamiltonian(4, n_steps=64)).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    ours = torch.autograd.functional.jacobian(flow, x, vectorize=True)
+    torch.testing.assert_close(ours, torch.autograd.functional.jacobian(flow, x))
+
+
+def test_ends_are_whole_tensors_of_one_shape() -> None:
+    q = torch.randn(3, 2, dtype=torch.float64)
+    p = torch.randn(1, 2, dtype=torch.float64, requires_grad=True)
+    found = []
+    for memory in MEMORIES:
+        end = iterate(leapfrog(ridge()), q, p, 0.0, 0.1, 5, memory=memory)
+        if memory == "constant":
+            end[0].mul_(1)  # a view could not be changed
+        found.append([*end, *torch.autograd.grad(loss(*end), [p])])
+    assert distance(*found) < 1e-12
+
+
+def test_a_pullback_that_forgets_a_tensor_is_named() -> None:
+    class Short(hf.Energy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stiffness = nn.Parameter(torch.ones(2))
+
+        def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+            return 0.5 * (self.stiffness * x**2).sum(-1)
+
+        def slopes(self, times: Any) -> list[Slope]:
+            pull = lambda x, u, kept, stiffness: (stiffness * u,)  # noqa: E731
+            return [Slope(lambda x, k: (k * x,), (self.stiffness,), pull, complete=True) for _ in times]
+
+    q = torch.ones(3, 2, requires_grad=True)
+    step = Splitting(hf.SeparableHamiltonian(QuadraticKinetic(2), Short()))
+    with pytest.raises(hf.InputError, match="pullback of a Slope gave 1 results, expected a tuple of 2"):
+        iterate(step, q, q, 0.0, 0.1, 3, memory="constant")[0].sum().backward()
+
+
+def test_a_slope_that_is_not_as_complete_as_it_says_is_found() -> None:
+    class Forgot(hf.Energy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+
+        def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+            return 0.5 * (self.a * self.b * x**2).sum(-1)
+
+        def slopes(self, times: Any) -> list[Slope]:
+            pull = lambda x, u, kept, a: (a * self.b * u, (self.b * x * u).sum_to_size(a.shape))  # noqa: E731
+            return [Slope(lambda x, a: (a * self.b * x,), (self.a,), pull, complete=True) for _ in times]
+
+    with pytest.raises(AssertionError, match="says that it is complete"):
+        hf.testing.check_energy(Forgot(), dim=2)
 
 
 def test_states_that_are_lost_are_no_error_of_the_way_back() -> None:

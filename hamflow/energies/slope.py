@@ -56,6 +56,20 @@ class Slope(NamedTuple):
             raise InputError(f"value of a Slope gave a {type(found).__name__}, expected a tuple such as (gradient,)")
         return found
 
+    def pulled(self, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the pullback gave.
+
+        Raises:
+            InputError: it is not one result by x and one by each tensor.
+        """
+        if not isinstance(found, tuple) or len(found) != 1 + len(self.tensors):
+            came = f"{len(found)} results" if isinstance(found, tuple) else f"a {type(found).__name__}"
+            raise InputError(
+                f"pullback of a Slope gave {came}, expected a tuple of {1 + len(self.tensors)}: by x and by each of "
+                f"{len(self.tensors)} tensors"
+            )
+        return found
+
 
 def learned(module: nn.Module) -> tuple[Tensor, ...]:
     """All leaves with a gradient that a module holds, or that what it holds was computed of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -158,12 +159,17 @@ class Composition(Step):
         self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The parts of the step that is composed, in the fractions of every step."""
-        order = [(k, begin, fraction) for k in range(n_steps) for begin, fraction in self._stages]
-        return [
-            part
-            for k, begin, fraction in (reversed(order) if backwards else order)
-            for part in self.step.moves(q, t + (k + begin) * dt, fraction * dt, 1, backwards=backwards)
-        ]
+        return self.chains(q, [(t, dt)], n_steps, backwards=backwards)[0]
+
+    def chains(
+        self, q: Tensor, spans: Sequence[tuple[Time, Time]], n_steps: int = 1, *, backwards: bool = False
+    ) -> list[list[Part]]:
+        """The same from each span (t, dt)."""
+        order = [(k + begin, fraction) for k in range(n_steps) for begin, fraction in self._stages]
+        order = order[::-1] if backwards else order
+        within = [(t + begin * dt, fraction * dt) for t, dt in spans for begin, fraction in order]
+        found = iter(self.step.chains(q, within, backwards=backwards))
+        return [[part for _ in order for part in next(found)] for _ in spans]
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """That of the step that is composed, (*batch, d) -> (*batch,): constant rates act for the same time in all.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,7 @@ from hamflow.energies.hamiltonian import Hamiltonian, Time
 from hamflow.errors import InputError
 from hamflow.steps.parts import Part, Scale
 from hamflow.steps.step import Step
+from hamflow.steps.walk import in_lots, run
 
 
 class Damped(Step):
@@ -86,33 +90,37 @@ class Damped(Step):
 
     def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
         """``n_steps`` steps with neighbouring halves of the friction merged."""
-        half, whole = self._factors(p, -dt)
-        for k in range(n_steps):
-            p = p * (whole if k else half)
-            q, p = self.step(q, p, t + k * dt, dt)
-        return q, p * half if n_steps else p
+        return run(in_lots(partial(Damped.moves, self), p, t, dt, n_steps), q, p)
 
     def iterate_inverse(
         self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Undoes ``n_steps`` steps, neighbouring halves of the friction merged."""
-        half, whole = self._factors(p, dt)
-        for k in reversed(range(n_steps)):
-            p = p * (whole if k < n_steps - 1 else half)
-            q, p = self.step.inverse(q, p, t + k * dt, dt)
-        return q, p * half if n_steps else p
+        return run(in_lots(partial(Damped.moves, self), p, t, dt, n_steps, backwards=True), q, p)
 
     def moves(
         self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The parts of the step within, and the friction between them."""
-        half, whole = self._factors(q, dt if backwards else -dt)
-        order = reversed(range(n_steps)) if backwards else range(n_steps)
-        found: list[Part] = []
-        for k in order:
-            found.append(Scale(whole if found else half))
-            found += self.step.moves(q, t + k * dt, dt, 1, backwards=backwards)
-        return [*found, Scale(half)] if found else found
+        return Damped.chains(self, q, [(t, dt)], n_steps, backwards=backwards)[0]
+
+    def chains(
+        self, q: Tensor, spans: Sequence[tuple[Time, Time]], n_steps: int = 1, *, backwards: bool = False
+    ) -> list[list[Part]]:
+        """The same from each span (t, dt)."""
+        order = range(n_steps)[::-1] if backwards else range(n_steps)
+        within = [(t + k * dt, dt) for t, dt in spans for k in order]
+        inner = iter(self.step.chains(q, within, backwards=backwards))
+        factors: dict[int, tuple[Tensor, Tensor]] = {}
+        found: list[list[Part]] = []
+        for _, dt in spans:
+            # As few as there are time steps: each is kept until the way back.
+            half, whole = factors.setdefault(id(dt), self._factors(q, dt if backwards else -dt))
+            found.append([])
+            for k in range(n_steps):
+                found[-1] += [Scale(whole if k else half), *next(inner)]
+            found[-1] += [Scale(half)] if n_steps else []
+        return found
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """That of the step within less the friction of this one, (*batch, d) -> (*batch,).

@@ -41,7 +41,7 @@ def ridge_flow(x: Tensor, potential: RidgePotential, *, dt: float, mass: float) 
         raise InputError(f"potential has ridges {potential.activation!r}, expected 'log_cosh'")
     q, p = x.reshape(-1, x.shape[-1]).chunk(2, -1)
     found = _RidgeFlow.apply(q, p, potential.weight, potential.bias, potential.amplitude, dt, mass)
-    q, p = (part.view(*x.shape[:-1], -1) for part in found)
+    q, p = (part.view(*x.shape[:-1], x.shape[-1] // 2) for part in found)
     return q, p
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -84,8 +84,8 @@ class LatticeSplitting(Splitting):
         once = self.scheme.stages(1)
         return tuple((kick, fraction, k + time) for k in range(n_steps) for kick, fraction, time in once)
 
-    def _chains(self, t: Time, dt: Time, n: int, n_steps: int, *, backwards: bool) -> list[list[Part]]:
-        chains = super()._chains(t, dt, n, n_steps, backwards=backwards)
+    def _chains(self, spans: Sequence[tuple[Time, Time]], n_steps: int, *, backwards: bool) -> list[list[Part]]:
+        chains = super()._chains(spans, n_steps, backwards=backwards)
         return [[_Look(self.entered), *chain, _Look(self.checked)] for chain in chains]
 
     def _shear(self, slope: Slope, change: Time, kick: bool, time: Time) -> Part:
@@ -93,7 +93,8 @@ class LatticeSplitting(Splitting):
 
     def moved(self, x: Tensor, slope: Tensor, change: Time) -> Tensor:
         """A coordinate and its change, rounded; NaN where that is not within the span."""
-        return self._within(x + self._rounded(change * slope, self.spacing(x.dtype)))
+        # In lower precision steps as small as the lattice's would overflow.
+        return self._within(x + self._rounded((change * slope).to(x.dtype), self.spacing(x.dtype)))
 
     def entered(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """The state on the lattice."""
@@ -134,10 +135,13 @@ class _Rounded(Shear):
 class _Look(Part):
     # Where a state is rounded, or found to be lost; the way back sees nothing of it.
     def __init__(self, look: Callable[[Tensor, Tensor], Pair]) -> None:
+        super().__init__()
         self.look = look
 
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         return self.look(q, p)
 
-    def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
-        return end, cotangents, ()
+    def undo(
+        self, end: Pair, cotangents: Pair, begin: Pair | None = None
+    ) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
+        return begin or end, cotangents, ()

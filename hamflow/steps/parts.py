@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -30,12 +31,18 @@ class Part:
     tensors: tuple[Tensor, ...] = ()
     owner: nn.Module | None = None
 
+    def __init__(self) -> None:
+        # The leaves that were met on the way back; shared by all parts of one owner.
+        self.met: set[int] = set()
+
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         """The map, q and p of shape (*batch, d)."""
         raise NotImplementedError
 
-    def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
-        """From where the map led: where it began, the cotangents there, and those of the tensors."""
+    def undo(
+        self, end: Pair, cotangents: Pair, begin: Pair | None = None
+    ) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
+        """From where the map led: where it began, if that was not kept, the cotangents there, and the tensors'."""
         raise NotImplementedError
 
     def leaves(self, q: Tensor, p: Tensor) -> tuple[Tensor, ...]:
@@ -45,6 +52,39 @@ class Part:
     def also(self, tensors: tuple[Tensor, ...]) -> None:
         """Add tensors that turned out to be among those it depends on."""
         self.tensors = (*self.tensors, *tensors)
+
+    def _derivatives(
+        self,
+        outputs: tuple[Tensor, ...],
+        arguments: tuple[Tensor, ...],
+        tensors: tuple[Tensor, ...],
+        cotangents: tuple[Tensor, ...],
+        *,
+        complete: bool,
+    ) -> tuple[Any, ...]:
+        # Products of the cotangents with the derivatives of the outputs of a graph by its arguments and by each leaf
+        # among the tensors, once each; what was computed of leaves is not asked for beside them, or it would count
+        # twice.
+        wanted = {id(tensor): tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf}
+        if not complete:
+            found = {id(leaf) for leaf in leaves(outputs)}
+            self.met |= found
+            if not found <= wanted.keys() | {id(tensor) for tensor in arguments}:
+                raise InputError(
+                    "memory = 'constant' with an energy or step that depends on tensors which are no parameters, "
+                    "buffers or attributes of it, and on others than at the start: expected memory = 'stored', or "
+                    "these as its attributes"
+                )
+        pairs = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
+        if not pairs:
+            return *map(torch.zeros_like, arguments), *(None for _ in tensors)
+        # What lies behind a tensor that a user made is needed again for the step before.
+        outs, ins = [y for y, _ in pairs], (*arguments, *wanted.values())
+        with _without_hooks(wanted.values()):
+            grads = torch.autograd.grad(outs, ins, [g for _, g in pairs], allow_unused=True, retain_graph=not complete)
+        by = dict(zip(wanted, grads[len(arguments) :], strict=True))
+        moved = (torch.zeros_like(x) if g is None else g for x, g in zip(arguments, grads, strict=False))
+        return *moved, *(by.pop(id(tensor), None) for tensor in tensors)
 
 
 class Shear(Part):
@@ -59,6 +99,7 @@ class Shear(Part):
     """
 
     def __init__(self, slope: Slope, change: Time, *, kick: bool, time: Time, energy: nn.Module) -> None:
+        super().__init__()
         self.slope = slope
         self.change = change
         self.kick = kick
@@ -106,7 +147,7 @@ class Shear(Part):
         slope, pullback = self.slope, self.slope.pullback
         if pullback is not None:
             value, *kept = slope.kept(x)
-            return value, lambda u: pullback(x, u, kept, *slope.tensors)
+            return value, lambda u: slope.pulled(pullback(x, u, kept, *slope.tensors))
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             # Copies: what the tensors themselves were computed of is no concern of this part.
@@ -116,7 +157,7 @@ class Shear(Part):
 
     def _pull(self, found: Tensor, at: Tensor, copies: tuple[Tensor, ...], u: Tensor) -> tuple[Any, ...]:
         own = () if self.slope.complete else self.tensors
-        across, *grads = _derivatives((found,), (at,), (*copies, *own), (u,), complete=self.slope.complete)
+        across, *grads = self._derivatives((found,), (at,), (*copies, *own), (u,), complete=self.slope.complete)
         # By the copies, and by the tensors where an energy has them from elsewhere.
         through, past = grads[: len(copies)], grads[len(copies) :] or [None] * len(self.tensors)
         through += [None] * (len(self.tensors) - len(copies))
@@ -131,16 +172,19 @@ class Scale(Part):
     """
 
     def __init__(self, factor: Tensor) -> None:
+        super().__init__()
         self.tensors = (factor,)
 
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         """The map, q and p of shape (*batch, d)."""
         return q, p * self.tensors[0]
 
-    def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
+    def undo(
+        self, end: Pair, cotangents: Pair, begin: Pair | None = None
+    ) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
         """From where the map led: where it began, the cotangents there, and that of the factor."""
         (q, p), (g_q, g_p), (factor,) = end, cotangents, self.tensors
-        p = p / factor
+        q, p = begin or (q, p / factor)
         return (q, p), (g_q, g_p * factor), (summed_to(g_p * p, factor.shape),)
 
 
@@ -154,6 +198,7 @@ class Whole(Part):
     """
 
     def __init__(self, there: Callable[..., Pair], inverse: Callable[..., Pair], owner: nn.Module) -> None:
+        super().__init__()
         self.there = there
         self.inverse = inverse
         self.owner: nn.Module = owner
@@ -172,13 +217,15 @@ class Whole(Part):
         """The map, q and p of shape (*batch, d)."""
         return self.there(q, p)
 
-    def undo(self, end: Pair, cotangents: Pair) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
+    def undo(
+        self, end: Pair, cotangents: Pair, begin: Pair | None = None
+    ) -> tuple[Pair, Pair, tuple[Tensor | None, ...]]:
         """From where the map led: where it began, the cotangents there, and those of the tensors."""
-        q, p = self.inverse(*end)
+        q, p = begin or self.inverse(*end)
         with torch.enable_grad():
             at = q.detach().requires_grad_(), p.detach().requires_grad_()
             ends = self.there(*at)
-        g_q, g_p, *grads = _derivatives(ends, at, self.tensors, cotangents, complete=False)
+        g_q, g_p, *grads = self._derivatives(ends, at, self.tensors, cotangents, complete=False)
         return (q, p), (g_q, g_p), tuple(grads)
 
 
@@ -186,29 +233,14 @@ def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
 
 
-def _derivatives(
-    outputs: tuple[Tensor, ...],
-    arguments: tuple[Tensor, ...],
-    tensors: tuple[Tensor, ...],
-    cotangents: tuple[Tensor, ...],
-    *,
-    complete: bool,
-) -> tuple[Any, ...]:
-    # Products of the cotangents with the derivatives of the outputs of a graph by its arguments and by each leaf among
-    # the tensors; what was computed of leaves is not asked for beside them, or it would count twice.
-    wanted = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
-    known = {id(tensor) for tensor in (*arguments, *wanted)}
-    if not complete and any(id(leaf) not in known for leaf in leaves(outputs)):
-        raise InputError(
-            "memory = 'constant' with an energy or step that depends on tensors which are no parameters, buffers or "
-            "attributes of it, and on others than at the start: expected memory = 'stored', or these as its attributes"
-        )
-    pairs = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not pairs:
-        return *map(torch.zeros_like, arguments), *(None for _ in tensors)
-    # What lies behind a tensor that a user made is needed again for the step before.
-    outs, ins = [y for y, _ in pairs], (*arguments, *wanted)
-    found = torch.autograd.grad(outs, ins, [g for _, g in pairs], allow_unused=True, retain_graph=not complete)
-    by = iter(found[len(arguments) :])
-    moved = (torch.zeros_like(x) if g is None else g for x, g in zip(arguments, found, strict=False))
-    return *moved, *(next(by) if tensor.requires_grad and tensor.is_leaf else None for tensor in tensors)
+@contextmanager
+def _without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
+    # Hooks of a leaf are for its whole gradient, not for what one step adds to it.
+    hooks = [(tensor._backward_hooks, dict(tensor._backward_hooks)) for tensor in tensors if tensor._backward_hooks]
+    for held, _ in hooks:
+        held.clear()
+    try:
+        yield
+    finally:
+        for held, kept in hooks:
+            held.update(kept)

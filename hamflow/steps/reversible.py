@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,16 @@ MEMORIES = ("constant", "stored")
 
 
 def iterate(
-    step: Step, q: Tensor, p: Tensor, t: Time, dt: Time, n_steps: int, *, memory: str, backwards: bool = False
+    step: Step,
+    q: Tensor,
+    p: Tensor,
+    t: Time,
+    dt: Time,
+    n_steps: int,
+    *,
+    memory: str,
+    backwards: bool = False,
+    forgiving: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""``n_steps`` steps from time t, or their inverse, differentiable with or without a graph of all of them.
 
@@ -47,10 +57,12 @@ def iterate(
         n_steps: how many.
         memory: ``"constant"`` or ``"stored"``.
         backwards: whether the steps are undone.
+        forgiving: whether a way back that misses the start is taken once more, from states that are all kept, with a
+            warning in place of an error.
 
     Raises:
         InputError: ``memory`` is neither; dt has a gradient, which ``"constant"`` does not give; (on the way back) a
-            second derivative is asked of ``"constant"``.
+            second derivative is asked of ``"constant"``, or energies depend on other tensors than on the way there.
         SolveError: (on the way back) the steps do not lead back to where they began.
 
     References:
@@ -71,8 +83,10 @@ def iterate(
     if memory == "constant" and keeps_nothing():
         if isinstance(dt, Tensor) and dt.requires_grad:
             raise InputError("dt is a tensor with a gradient, expected a number, or memory = 'stored'")
-        end = _walk([step.moves(q, t, dt, n_steps, backwards=backwards)], q, p, record=False)
-        q, p = end.chunk(2, -1)
+        q, p = torch.broadcast_tensors(q, p)
+        end = _walk([step.moves(q, t, dt, n_steps, backwards=backwards)], q, p, record=False, forgiving=forgiving)
+        # Not views: these may be changed in place.
+        q, p = (half.clone() for half in end.chunk(2, -1))
         return q, p
     move = step.iterate_inverse if backwards else step.iterate
     return move(q, p, t, dt, n_steps)
@@ -110,53 +124,61 @@ def keeps_nothing() -> bool:
 
 
 def _walk(
-    segments: list[list[Part]], q: Tensor, p: Tensor, *, record: bool, passed: Callable[[], None] = lambda: None
+    segments: list[list[Part]],
+    q: Tensor,
+    p: Tensor,
+    *,
+    record: bool,
+    passed: Callable[[], None] = lambda: None,
+    forgiving: bool = False,
 ) -> Tensor:
-    tensors = _distinct([part for segment in segments for part in segment], q, p)
-    walked: Tensor = _Walk.apply(segments, record, passed, q, p, *tensors)
+    tensors, trials = _distinct([part for segment in segments for part in segment], q, p)
+    walked: Tensor = _Walk.apply((segments, trials, record, passed, forgiving), q, p, *tensors)
     return walked
 
 
-def _distinct(parts: list[Part], q: Tensor, p: Tensor) -> list[Tensor]:
+#: The leaves that an owner of parts depends on at the start, and the ids of those that were met on the way back.
+Trial = tuple[tuple[Tensor, ...], set[int]]
+
+
+def _distinct(parts: list[Part], q: Tensor, p: Tensor) -> tuple[list[Tensor], list[Trial]]:
     found = {id(tensor): tensor for part in parts for tensor in part.tensors if tensor.requires_grad}
     # What a user wrote is tried once: at the ends of its graph are tensors that it holds elsewhere.
-    tried: set[int] = set()
+    tried: dict[int, set[int]] = {}
+    trials: list[Trial] = []
     for part in parts:
-        if part.owner is None or id(part.owner) in tried:
+        if part.owner is None:
             continue
-        tried.add(id(part.owner))
-        known = {id(tensor) for tensor in part.tensors}
-        hidden = tuple(leaf for leaf in part.leaves(q, p) if id(leaf) not in known)
+        if id(part.owner) in tried:
+            part.met = tried[id(part.owner)]
+            continue
+        tried[id(part.owner)] = part.met
+        reached, known = part.leaves(q, p), {id(tensor) for tensor in part.tensors}
+        trials.append((reached, part.met))
+        hidden = tuple(leaf for leaf in reached if id(leaf) not in known)
         found |= {id(tensor): tensor for tensor in hidden}
         for other in parts:
             if hidden and other.owner is part.owner:
                 other.also(hidden)
-    return list(found.values())
+    return list(found.values()), trials
 
 
 class _Walk(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        segments: list[list[Part]],
-        record: bool,
-        passed: Callable[[], None],
-        q: Tensor,
-        p: Tensor,
-        *tensors: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, what: tuple[Any, ...], q: Tensor, p: Tensor, *tensors: Tensor) -> Tensor:
         device = q.device.type
         ctx.autocast = {"device_type": device, "enabled": torch.is_autocast_enabled(device)}
         ctx.autocast["dtype"] = torch.get_autocast_dtype(device)
-        ctx.segments, ctx.record, ctx.order = segments, record, {id(tensor): i for i, tensor in enumerate(tensors)}
+        ctx.segments, ctx.trials, ctx.record, passed, ctx.forgiving = what
+        ctx.order = {id(tensor): i for i, tensor in enumerate(tensors)}
         walk, states = Walker(), [torch.cat((q, p), -1)]
-        for segment in segments:
+        for segment in ctx.segments:
             q, p = walk(segment, q, p)
             states.append(torch.cat((q, p), -1))
             passed()
-        walked = torch.stack(states) if record else states[-1]
+        walked = torch.stack(states) if ctx.record else states[-1]
         # The tensors too: whoever changes one before the way back is told.
-        ctx.save_for_backward(*((walked,) if record else states), *tensors)
+        ctx.save_for_backward(*((walked,) if ctx.record else states), *tensors)
         return walked
 
     @staticmethod
@@ -166,20 +188,54 @@ class _Walk(torch.autograd.Function):
                 "a second derivative (create_graph=True) was asked of memory = 'constant', expected memory = 'stored', "
                 "which keeps the graph"
             )
-        cotangent, segments, totals = cotangents[0], ctx.segments, _Totals(ctx.order)
         states = ctx.saved_tensors[0] if ctx.record else ctx.saved_tensors[:2]
-        back, g = WayBack(totals.add), _halves(cotangent[-1] if ctx.record else cotangent)
-        missed = cotangent.new_zeros(())
+        tensors = ctx.saved_tensors[1 if ctx.record else 2 :]
         with torch.autocast(**ctx.autocast):
-            for k in reversed(range(len(segments))):
-                before = segments[k - 1][-1] if k and segments[k - 1] else None
-                begin, g = back(segments[k], before, _halves(states[k + 1]), g)
-                missed = torch.maximum(missed, _distance(begin, states[k]))
-                if ctx.record:
-                    more = _halves(cotangent[k])
-                    g = g[0] + more[0], g[1] + more[1]
-        _check_met(missed, states[-1])
-        return None, None, None, *g, *totals.found
+            g, found, missed = _back(ctx, states, cotangents[0], None)
+            if missed > _allowed(states[-1]):
+                if not ctx.forgiving:
+                    raise SolveError(f"memory = 'constant': {_told(missed, states[-1])}")
+                warnings.warn(f"states are kept, as memory = 'stored' does: {_told(missed, states[-1])}", stacklevel=2)
+                g, found, _ = _back(ctx, states, cotangents[0], _kept(ctx.segments, states))
+        _check_same(ctx.trials)
+        # A hook knows no gradient that is none.
+        pairs = zip(tensors, found, strict=True)
+        return None, *g, *(torch.zeros_like(x) if grad is None and x._backward_hooks else grad for x, grad in pairs)
+
+
+def _back(
+    ctx: Any, states: Sequence[Tensor], cotangent: Tensor, begins: list[list[Pair]] | None
+) -> tuple[Pair, list[Tensor | None], float]:
+    # Cotangents of the start and of the tensors, and by how much the way back has missed a state.
+    segments, totals = ctx.segments, _Totals(ctx.order)
+    for _, met in ctx.trials:
+        met.clear()
+    back, g = WayBack(totals.add), _halves(cotangent[-1] if ctx.record else cotangent)
+    missed = states[-1].new_zeros(())
+    for k in reversed(range(len(segments))):
+        before = segments[k - 1][-1] if k and segments[k - 1] else None
+        begin, g = back(segments[k], before, _halves(states[k + 1]), g, None if begins is None else begins[k])
+        missed = torch.maximum(missed, _distance(begin, states[k], states[k + 1]))
+        if ctx.record:
+            more = _halves(cotangent[k])
+            g = g[0] + more[0], g[1] + more[1]
+    # One look at the end, or a GPU would be waited for at every step.
+    return g, totals.found, float(missed)
+
+
+def _kept(segments: list[list[Part]], states: Sequence[Tensor]) -> list[list[Pair]]:
+    # Where every part began, on the same way once more.
+    begins: list[list[Pair]] = []
+    walk, (q, p) = Walker(), _halves(states[0])
+    for segment in segments:
+        begins.append([])
+        for part in segment:
+            begins[-1].append((q, p))
+            q, p = walk([part], q, p)
+    missed = float(_distance((q, p), states[-1], states[0]))
+    if missed > _allowed(states[-1]):
+        raise SolveError(f"memory = 'constant': {_told(missed, states[-1])}")
+    return begins
 
 
 def _halves(x: Tensor) -> Pair:
@@ -187,23 +243,42 @@ def _halves(x: Tensor) -> Pair:
     return q, p
 
 
-def _distance(found: Pair, known: Tensor) -> Tensor:
+def _allowed(x: Tensor) -> float:
+    return float(torch.finfo(x.dtype).eps) ** 0.5
+
+
+def _distance(found: Pair, known: Tensor, other: Tensor) -> Tensor:
+    # Row by row, by the larger of its two ends; rows that are much smaller than others, or than the unit of what they
+    # are measured in, by a size that rounding leaves alone. What overflowed on the way there is no error of the way
+    # back.
     if not known.numel():
         return known.new_zeros(())
-    return (torch.cat(found, -1) - known).abs().amax() / (1 + known.abs().amax())
+    eps = torch.finfo(known.dtype).eps
+    size = torch.maximum(known.abs().amax(-1), other.abs().amax(-1))
+    fine = size.isfinite()
+    size = torch.where(fine, size, 0)
+    size = torch.maximum(size, (eps**0.25 * size.amax()).clamp(min=eps**0.4))
+    off = (torch.cat(found, -1) - known).abs().amax(-1) / size
+    return torch.where(fine, off.nan_to_num(nan=torch.inf), 0).amax()
 
 
-def _check_met(missed: Tensor, end: Tensor) -> None:
-    # Gradients are as far off as states are. One look at the end, or a GPU would be waited for at every step.
-    allowed = torch.finfo(end.dtype).eps ** 0.4
-    if bool(missed <= allowed) or not bool(end.isfinite().all()):
-        return
-    raise SolveError(
-        f"memory = 'constant': the way back misses a state that it began at by {float(missed):.1e} of its size, "
-        f"expected <= {allowed:.0e}. Rounding grows on the way back where there is friction or the motion is unstable, "
-        "and an energy that is random, or has changed since, leads elsewhere; memory = 'stored' needs no way back, and "
-        "fewer steps between two states of a rollout shorten it"
+def _told(missed: float, end: Tensor) -> str:
+    return (
+        f"the way back misses a state that it began at by {missed:.1e} of its size, expected <= {_allowed(end):.0e}. "
+        "Rounding grows on the way back where there is friction or the motion is unstable, and an energy that is "
+        "random, or has changed since, leads elsewhere; memory = 'stored' needs no way back, and fewer steps between "
+        "two states of a rollout shorten it"
     )
+
+
+def _check_same(trials: list[Trial]) -> None:
+    lost = sum(id(leaf) not in met for reached, met in trials for leaf in reached)
+    if lost:
+        raise InputError(
+            f"memory = 'constant' with an energy or step that has lost {lost} of the tensors that it depended on, as "
+            "after torch.func.functional_call, which puts the old ones back: expected memory = 'stored', or a gradient "
+            "that is taken before"
+        )
 
 
 class _Totals:

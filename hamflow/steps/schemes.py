@@ -57,8 +57,8 @@ class Scheme:
             triples (is a kick, fraction of dt, time of evaluation in units of dt). A kick sees the time that the drifts
             have covered and a drift the time that the kicks have, so that a time-dependent energy keeps the order.
         """
-        # A compiler looks through what is remembered, and warns of it.
-        merge = _merged if torch.compiler.is_compiling() else _remembered
+        # A compiler looks through what is remembered, and warns of it; and long lists are not worth their memory.
+        merge = _merged if torch.compiler.is_compiling() or n_steps > _FEW else _remembered
         return merge(self.kicks, self.drifts, n_steps)
 
 
@@ -80,7 +80,8 @@ def _merged(kicks: tuple[float, ...], drifts: tuple[float, ...], n_steps: int) -
     return tuple(merged)
 
 
-_remembered = lru_cache(maxsize=256)(_merged)
+_FEW = 256
+_remembered = lru_cache(maxsize=64)(_merged)
 
 
 def _symmetric(half: tuple[float, ...], *, centre: bool) -> tuple[float, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -12,10 +13,7 @@ from hamflow.errors import InputError
 from hamflow.steps.parts import Part, Shear
 from hamflow.steps.schemes import LEAPFROG, Scheme
 from hamflow.steps.step import Step
-from hamflow.steps.walk import Walker, run
-
-#: States of a rollout whose kicks and drifts are listed together.
-_LOT = 256
+from hamflow.steps.walk import Walker, in_lots, run
 
 
 class Splitting(Step):
@@ -69,26 +67,25 @@ class Splitting(Step):
 
     def iterate(self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1) -> tuple[Tensor, Tensor]:
         """``n_steps`` steps with neighbouring kicks merged."""
-        return run(Splitting.moves(self, q, t, dt, n_steps), q, p)
+        return run(in_lots(partial(Splitting.moves, self), q, t, dt, n_steps), q, p)
 
     def iterate_inverse(
         self, q: Tensor, p: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Undoes ``n_steps`` steps: the same kicks and drifts backwards, with the opposite sign."""
-        return run(Splitting.moves(self, q, t, dt, n_steps, backwards=True), q, p)
+        return run(in_lots(partial(Splitting.moves, self), q, t, dt, n_steps, backwards=True), q, p)
 
     def moves(
         self, q: Tensor, t: Time = 0.0, dt: Time = 0.1, n_steps: int = 1, *, backwards: bool = False
     ) -> list[Part]:
         """The kicks and drifts of ``n_steps`` steps, or of their inverse."""
-        (parts,) = self._chains(t, dt, 1, n_steps, backwards=backwards)
-        return parts
+        return self._chains([(t, dt)], n_steps, backwards=backwards)[0]
 
-    def segments(self, q: Tensor, t: float, dt: float, n_states: int, substeps: int) -> Iterator[list[Part]]:
-        """The kicks and drifts from each of ``n_states`` states to the next; energies are asked once for many."""
-        for first in range(0, n_states, _LOT):
-            begin, count = t + first * substeps * dt, min(_LOT, n_states - first)
-            yield from self._chains(begin, dt, count, substeps, backwards=False)
+    def chains(
+        self, q: Tensor, spans: Sequence[tuple[Time, Time]], n_steps: int = 1, *, backwards: bool = False
+    ) -> list[list[Part]]:
+        """The same from each span (t, dt)."""
+        return self._chains(spans, n_steps, backwards=backwards)
 
     def states(
         self, q: Tensor, p: Tensor, t: float, dt: float, n_states: int, substeps: int
@@ -99,17 +96,17 @@ class Splitting(Step):
             q, p = walk(parts, q, p)
             yield q, p
 
-    def _chains(self, t: Time, dt: Time, n: int, n_steps: int, *, backwards: bool) -> list[list[Part]]:
-        # n times n_steps steps, the kicks of each lot merged; undone, each lot is the other way round.
+    def _chains(self, spans: Sequence[tuple[Time, Time]], n_steps: int, *, backwards: bool) -> list[list[Part]]:
+        # The kicks of each merged.
         stages = self._stages(n_steps)
-        times = [[t + (k * n_steps + time) * dt for _, _, time in stages] for k in range(n)]
-        slopes = iter(self._slopes([(kick, at) for lot in times for (kick, _, _), at in zip(stages, lot, strict=True)]))
+        wanted = [(kick, t + time * dt) for t, dt in spans for kick, _, time in stages]
+        slopes, times = iter(self._slopes(wanted)), iter(at for _, at in wanted)
         chains = [
             [
-                self._shear(next(slopes), (-fraction if kick is not backwards else fraction) * dt, kick, at)
-                for (kick, fraction, _), at in zip(stages, lot, strict=True)
+                self._shear(next(slopes), (-fraction if kick is not backwards else fraction) * dt, kick, next(times))
+                for kick, fraction, _ in stages
             ]
-            for lot in times
+            for _, dt in spans
         ]
         return [chain[::-1] for chain in chains] if backwards else chains
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hamflow.energies.hamiltonian import Time
 from hamflow.overrides import height
 from hamflow.steps.parts import Part, Whole
+from hamflow.steps.walk import LOT
 
 
 class Step(nn.Module):
@@ -69,9 +70,17 @@ class Step(nn.Module):
             found.append(Whole(back, there, self) if backwards else Whole(there, back, self))
         return found
 
+    def chains(
+        self, q: Tensor, spans: Sequence[tuple[Time, Time]], n_steps: int = 1, *, backwards: bool = False
+    ) -> list[list[Part]]:
+        """The :meth:`moves` of ``n_steps`` steps from the time t of each span (t, dt); energies are asked once."""
+        return [self.moves(q, t, dt, n_steps, backwards=backwards) for t, dt in spans]
+
     def segments(self, q: Tensor, t: float, dt: float, n_states: int, substeps: int) -> Iterator[list[Part]]:
         """The maps from each of ``n_states`` states to the next, ``substeps`` steps apart."""
-        return (self.moves(q, t + k * substeps * dt, dt, substeps) for k in range(n_states))
+        for first in range(0, n_states, LOT):
+            states = range(first, min(first + LOT, n_states))
+            yield from self.chains(q, [(t + k * substeps * dt, dt) for k in states], substeps)
 
     def states(
         self, q: Tensor, p: Tensor, t: float, dt: float, n_states: int, substeps: int
@@ -85,9 +94,11 @@ class Step(nn.Module):
         super().__init_subclass__(**settings)
         # Parts that a class inherits are those of another map once it has one of its own.
         changed = min(height(cls, name) for name in ("forward", "inverse", "iterate", "iterate_inverse"))
-        for name in ("moves", "segments", "states"):
+        for name in ("moves", "chains", "segments", "states"):
             if height(cls, name) > changed:
                 setattr(cls, name, vars(Step)[name])
+        if height(cls, "moves") < height(cls, "chains"):
+            cls.chains = Step.chains  # type: ignore[method-assign]
 
     def log_det(self, q: Tensor, dt: Time = 0.1, n_steps: int = 1) -> Tensor:
         """The log absolute determinant of the Jacobian of ``n_steps`` steps from (q, p), (*batch, d) -> (*batch,).

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from torch import Tensor
 
+from hamflow.energies.hamiltonian import Time
 from hamflow.steps.parts import Pair, Part, Shear, Taken
+
+#: Steps, or states of a rollout, whose parts are listed together.
+LOT = 256
 
 
 class Walker:
@@ -35,6 +39,15 @@ def run(parts: Iterable[Part], q: Tensor, p: Tensor) -> Pair:
     return Walker()(parts, q, p)
 
 
+def in_lots(
+    moves: Callable[..., list[Part]], q: Tensor, t: Time, dt: Time, n_steps: int, *, backwards: bool = False
+) -> Iterator[Part]:
+    """The parts of many steps by the ``moves`` of a step, so that a list of all of them is never there."""
+    # No steps at all may still be a look at the state.
+    for first in range(0, max(n_steps, 1), LOT)[:: -1 if backwards else 1]:
+        yield from moves(q, t + first * dt, dt, min(LOT, n_steps - first), backwards=backwards)
+
+
 class WayBack:
     """Parts undone, the last first, with their cotangents; those of a slope that is shared are pulled back together.
 
@@ -47,11 +60,22 @@ class WayBack:
         self._taken: Taken | None = None
         self._force: Tensor | None = None
 
-    def __call__(self, parts: Sequence[Part], before: Part | None, end: Pair, cotangents: Pair) -> tuple[Pair, Pair]:
-        """Where the parts began, and the cotangents there, from where they led; ``before`` is the part before them."""
-        for part, earlier in zip(parts[::-1], [before, *parts][-2::-1], strict=True):
+    def __call__(
+        self,
+        parts: Sequence[Part],
+        before: Part | None,
+        end: Pair,
+        cotangents: Pair,
+        begins: Sequence[Pair] | None = None,
+    ) -> tuple[Pair, Pair]:
+        """Where the parts began, and the cotangents there, from where they led; ``before`` is the part before them.
+
+        ``begins`` are the states at which each part began, where they were kept.
+        """
+        for k, earlier in zip(reversed(range(len(parts))), [before, *parts][-2::-1], strict=True):
+            part, begin = parts[k], None if begins is None else begins[k]
             if not isinstance(part, Shear):
-                end, cotangents, found = part.undo(end, cotangents)
+                end, cotangents, found = part.undo(end, cotangents, begin)
                 self._take(part, found)
                 continue
             # x stays and y moves.
@@ -65,4 +89,5 @@ class WayBack:
                 self._take(part, tuple(grads))
                 self._taken, self._force, g_x = None, None, g_x + across
             end, cotangents = ((x, y), (g_x, g_y)) if part.kick else ((y, x), (g_y, g_x))
+            end = begin or end
         return end, cotangents

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hamflow.energies.hamiltonian import Energy, Hamiltonian
-from hamflow.energies.slope import Slope
+from hamflow.energies.slope import Slope, leaves
 from hamflow.testing.measures import (
     GRADIENT,
     check_modes,
@@ -96,6 +96,9 @@ def check_energy(energy: Energy | Hamiltonian, dim: int, *, seed: int = 0) -> En
 
 def _check_slope(slope: Slope, x: Tensor, gradient: Tensor) -> None:
     require("slopes against the gradient", difference(slope(x), gradient), 1e-12)
+    bare = slope._replace(tensors=tuple(tensor.detach() for tensor in slope.tensors))
+    if slope.complete and leaves((bare(x.detach()),)):
+        raise AssertionError("a slope says that it is complete, and depends on tensors that are not among its own")
     if slope.pullback is None:
         return
     # Double precision for those too that are no parameters, such as a context.
@@ -104,7 +107,7 @@ def _check_slope(slope: Slope, x: Tensor, gradient: Tensor) -> None:
     value, *kept = slope.value(at, *tensors)
     expected = torch.autograd.grad(value, [at, *tensors], u)
     with torch.no_grad():
-        found = slope.pullback(x, u, kept, *tensors)
+        found = slope.pulled(slope.pullback(x, u, kept, *tensors))
     for one, other in zip(found, expected, strict=True):
         require("the pullback of a slope against automatic differentiation", difference(one, other), 1e-10)
 
