@@ -1,5 +1,6 @@
 """Energies: what they compute, the layers, and what they refuse. The shared promises are in test_members.py."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -265,3 +266,31 @@ def test_check_energy_finds_mixed_rows() -> None:
 def test_check_energy_finds_overflow() -> None:
     with pytest.raises(AssertionError, match="not finite at points of size 100"):
         check_energy(FunctionEnergy(lambda q: q.cosh().log().sum(-1)), 2)
+
+
+@pytest.mark.parametrize("activation", ["log_cosh", "softplus"])
+@pytest.mark.parametrize("how", ["autocast", "bfloat16"])
+def test_small_forces_survive_low_precision(activation: str, how: str) -> None:
+    torch.manual_seed(0)
+    potential = shaken(RidgePotential(3, width=16, activation=activation))
+    with torch.no_grad():
+        potential.bias.zero_()
+    x, u = 0.01 * torch.randn(50, 3), torch.randn(50, 3)
+    if activation == "softplus":
+        x = 100 * x  # whose force does not vanish anywhere
+    if how == "bfloat16":
+        # Both of the numbers that are left.
+        potential, x = potential.bfloat16(), x.bfloat16()
+        exact = copy.deepcopy(potential).double()
+    else:
+        exact = copy.deepcopy(potential).double()
+    found = []
+    for energy, at in ((potential, x), (exact, x.double())):
+        at = at.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast" and energy is potential):
+            force = energy.gradient(at)
+        force.backward(u.to(force.dtype))
+        assert at.grad is not None and energy.weight.grad is not None
+        found.append((force.double(), at.grad.double(), energy.weight.grad.double()))
+    for ours, theirs in zip(*found, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.05

@@ -28,13 +28,14 @@ def committed(path: Path) -> list[Row]:
 def compare(now: list[Row], before: list[Row]) -> list[str]:
     """One line a ratio or memory that both have in one configuration: what it is, what it was, and the quotient.
 
-    Speedups are better higher, all else is better lower; what is worse by a tenth is said to be.
+    Speedups, and times of one form over another, are better higher, all else is better lower; what is worse by a tenth
+    is said to be.
     """
     new, old = _means(now), _means(before)
     lines = []
     for case, metric, config in sorted(key for key in new.keys() & old.keys() if old[key]):
         one, other = new[case, metric, config], old[case, metric, config]
-        worse = other / one if "speedup" in metric else one / other
+        worse = other / one if "speedup" in metric or "_over_" in metric else one / other
         note = "  worse" if worse > _TENTH else ""
         lines.append(f"{case:16} {metric:52} {one:10.3g} was {other:10.3g}  x {one / other:.3f}{note}")
     return lines

@@ -11,7 +11,7 @@ from report import ResultStore
 
 
 def draw(store: ResultStore, folder: Path) -> None:
-    """Write depth.png, batch.png and dimension.png, of what has been measured."""
+    """Write depth_nhf.png, depth_rollout.png, batch.png and dimension.png, of what has been measured."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -21,14 +21,15 @@ NOTES = """
 Process time on one thread, the contenders of a case in turns; speedups are how many times longer another takes than
 nhf, round by round, the median with its quartiles. The machine is named at the end.
 
-density_dD: batches of 512 rows of D columns. nhf has 16 leapfrog steps of width 64 and trains by the ELBO, nhf_8 by
-the bound of 8 particles that is the default, nhf_constant in constant memory, nhf_autograd with forces by automatic
-differentiation. Rivals as they come, with hidden layers of 64: params stand beside times, and likelihoods at equal
-parameters in results/density_2d and density_tabular. log_prob of nhf is its bound with 256 particles, the default; of
-pyro_iaf the inverse of the fast direction. Continuous flows (zuko_cnf, an exact trace; ffjord, torchdiffeq's adjoint
-and a random one) up to d = 16.
+density_dD: batches of 512 rows of D columns. nhf has 16 leapfrog steps of width 64, a Gaussian base (its default is a
+mixture) and trains by the ELBO, nhf_8 by the bound of 8 particles that is the default, nhf_constant in constant memory,
+nhf_autograd with forces by automatic differentiation. Rivals as they come, with hidden layers of 64: params stand
+beside times, and likelihoods at equal parameters in results/density_2d and density_tabular. log_prob of nhf is its
+bound with 256 particles, the default; of pyro_iaf the inverse of the fast direction. Continuous flows (zuko_cnf, an
+exact trace; ffjord, torchdiffeq's adjoint and a random one) up to d = 16.
 
-- train, log_prob, sample: of one batch. train_memory and so on: the most that tensors take during it.
+- train, log_prob, sample: of one batch. train_memory and so on: the most that tensors take during it, of what takes
+  less than a second.
 
 batches: the training step of 16 columns at batches of 32 to 8192 rows.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,10 @@ Job = Callable[[], Any]
 
 
 def take_turns(jobs: Mapping[str, Job], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of process time of every job in every round, each repeated for about so many seconds a round."""
+    """Milliseconds of process time of every job in every round, each repeated for about so many seconds a round.
+
+    A round has an order of its own, so that nobody always follows the same.
+    """
     often = {}
     for name, job in jobs.items():
         job()  # loads and allocates
@@ -23,11 +27,13 @@ def take_turns(jobs: Mapping[str, Job], rounds: int, seconds: float) -> dict[str
         job()
         often[name] = max(1, int(seconds / max(time.process_time() - start, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in jobs}
+    order, chance = list(jobs), random.Random(0)
     for _ in range(rounds):
-        for name, job in jobs.items():
+        chance.shuffle(order)
+        for name in order:
             start = time.process_time()
             for _ in range(often[name]):
-                job()
+                jobs[name]()
             times[name].append(1000 * (time.process_time() - start) / often[name])
     return times
 
