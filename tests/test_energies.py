@@ -294,3 +294,14 @@ def test_small_forces_survive_low_precision(activation: str, how: str) -> None:
         found.append((force.double(), at.grad.double(), energy.weight.grad.double()))
     for ours, theirs in zip(*found, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.05
+
+
+@pytest.mark.parametrize("make", [lambda: RidgePotential(3, 8), lambda: MLPPotential(3)], ids=["ridge", "mlp"])
+def test_batches_of_more_dimensions_copy_nothing(make: Any) -> None:
+    waiting, names = [shaken(make()).gradient(torch.randn(2, 5, 3, requires_grad=True)).grad_fn], set()
+    while waiting:
+        if (node := waiting.pop()) is not None:
+            names.add(node.name())
+            waiting += [following for following, _ in node.next_functions]
+    # What is computed in place of a view.
+    assert "CopySlices" not in names and any("Sigmoid" in name for name in names)

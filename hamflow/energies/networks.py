@@ -75,14 +75,15 @@ def _ridge(activation: _Activation) -> tuple[Value, Pullback]:
     # Of W' and b at the rate of the curve, of the weights that its values are given, and of the sum of their offsets;
     # both weights are (d, width), since products of few columns are slow the other way round.
     def value(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
-        curve = activation.curve(functional.linear(x, weight.mT, bias))
-        return functional.linear(curve, out, shift), curve
+        # As a matrix: of more dimensions linear gives a view, and what is computed in place of a view is copied later.
+        curve = activation.curve(functional.linear(x.reshape(-1, x.shape[-1]), weight.mT, bias))
+        return functional.linear(curve, out, shift).view(x.shape), curve
 
     def pullback(
         x: Tensor, u: Tensor, kept: tuple[Tensor, ...], weight: Tensor, bias: Tensor, out: Tensor, shift: Tensor
     ) -> tuple[Tensor, ...]:
-        shape = x.shape
-        x, u, curve = (part.reshape(-1, part.shape[-1]) for part in (x, u, *kept))
+        (curve,), shape = kept, x.shape
+        x, u = (part.reshape(-1, part.shape[-1]) for part in (x, u))
         bent = activation.bend(u @ out, curve, lambda: torch.addmm(bias, x, weight))
         return (bent @ weight.mT).view(shape), x.mT @ bent, bent.sum(0), u.mT @ curve, u.sum(0)
 
@@ -248,8 +249,8 @@ class MLPPotential(Energy):
 def _sigmoids(x: Tensor, readout: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
     # The gradient of a perceptron of sigmoids, of the weights of all hidden layers, transposed, then their biases; it
     # goes down by c_i = d_{i+1} W_{i+1} and d_i = c_i h_i (1 - h_i). Kept are all h_i and c_i.
-    n = len(parameters) // 2
-    states = []
+    n, shape = len(parameters) // 2, x.shape
+    x, states = x.reshape(-1, x.shape[-1]), []
     for weight, bias in zip(parameters[:n], parameters[n:], strict=True):
         x = torch.sigmoid_(functional.linear(x, weight.mT, bias))
         states.append(x)
@@ -257,7 +258,7 @@ def _sigmoids(x: Tensor, readout: Tensor, *parameters: Tensor) -> tuple[Tensor, 
     for state, weight in zip(reversed(states), reversed(parameters[:n]), strict=True):
         # As one operation: large batches wait for memory, not for arithmetic.
         down.append(torch.ops.aten.sigmoid_backward(down[-1], state) @ weight.mT)
-    return down[-1], *states, *down[1:-1]
+    return down[-1].view(shape), *states, *down[1:-1]
 
 
 def _sigmoids_pullback(
@@ -266,8 +267,8 @@ def _sigmoids_pullback(
     # Cotangents e_i of d_i go up, and those of the h_i down again.
     n, shape = len(parameters) // 2, x.shape
     weights = parameters[:n]
-    x, u, *flat = (part.reshape(-1, part.shape[-1]) for part in (x, u, *kept))
-    states, cotangents = [x, *flat[:n]], [*reversed(flat[n:]), readout.expand_as(flat[n - 1])]
+    x, u = (part.reshape(-1, part.shape[-1]) for part in (x, u))
+    states, cotangents = [x, *kept[:n]], [*reversed(kept[n:]), readout.expand_as(kept[n - 1])]
     bent: list[Tensor] = []
     g_weights: list[Tensor] = []
     g_biases: list[Tensor] = []
