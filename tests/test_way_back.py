@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import hamflow as hf
 from hamflow.energies import FunctionEnergy, QuadraticKinetic, RidgePotential, Slope
@@ -286,6 +287,43 @@ def test_a_call_with_other_parameters_is_no_silent_loss() -> None:
     end = torch.func.functional_call(flow, {name: 1 + adapter}, (x,))
     with pytest.raises(hf.InputError, match="functional_call"):
         end.sum().backward()
+
+
+def test_an_energy_may_make_a_leaf_of_its_own() -> None:
+    class Checkpointed(hf.Energy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network()
+
+        def forward(self, x: Tensor, t: Any = 0.0) -> Tensor:
+            value: Tensor = checkpoint(self.network, x, use_reentrant=False)  # type: ignore[no-untyped-call]
+            return value
+
+        def gradient(self, x: Tensor, t: Any = 0.0) -> Tensor:
+            with torch.enable_grad():
+                at = x if x.requires_grad else x.detach().requires_grad_()
+                return torch.autograd.grad(self(at).sum(), at, create_graph=True)[0]
+
+    energy, found = Checkpointed(), []
+    for memory in MEMORIES:
+        q, p = states(2)
+        end = iterate(leapfrog(energy), q, p, 0.0, 0.1, 5, memory=memory)
+        found.append([*end, *torch.autograd.grad(loss(*end), [q, p, *list(energy.parameters())[:3]])])
+    assert distance(*found) < 1e-12
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_flow_within_a_checkpoint(reentrant: bool) -> None:
+    layer, potential, found = nn.Linear(4, 4).double(), ridge(), []
+    x = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
+    for memory in MEMORIES:
+        flow = hf.PhaseFlow(leapfrog(potential), 10, 0.1, memory=memory)
+        end = checkpoint(lambda z: flow(layer(z).tanh()), x, use_reentrant=reentrant)  # noqa: B023
+        for leaf in (x, *layer.parameters(), *potential.parameters()):
+            leaf.grad = None
+        end.square().sum().backward()
+        found.append([leaf.grad for leaf in (x, *layer.parameters(), *potential.parameters())])
+    assert distance(*found) < 1e-12
 
 
 def test_many_cotangents_at_once() -> None:

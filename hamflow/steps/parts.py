@@ -111,8 +111,11 @@ class Shear(Part):
     def leaves(self, q: Tensor, p: Tensor) -> tuple[Tensor, ...]:
         """The leaves that the slope depends on at a state, but for those by way of its own tensors."""
         copies = tuple(tensor.detach() for tensor in self.slope.tensors)
+        # With a gradient, as on the way back: an energy without one may make a leaf of its own.
+        at = (q if self.kick else p).detach().requires_grad_()
         with torch.enable_grad():
-            return leaves((self.slope._replace(tensors=copies)((q if self.kick else p).detach()),))
+            found = leaves((self.slope._replace(tensors=copies)(at),))
+        return tuple(leaf for leaf in found if leaf is not at)
 
     def also(self, tensors: tuple[Tensor, ...]) -> None:
         """Add tensors that turned out to be among those it depends on."""
@@ -210,8 +213,10 @@ class Whole(Part):
 
     def leaves(self, q: Tensor, p: Tensor) -> tuple[Tensor, ...]:
         """The leaves that the step depends on at a state."""
+        at = q.detach().requires_grad_(), p.detach().requires_grad_()
         with torch.enable_grad():
-            return leaves(self.there(q.detach(), p.detach()))
+            found = leaves(self.there(*at))
+        return tuple(leaf for leaf in found if leaf is not at[0] and leaf is not at[1])
 
     def __call__(self, q: Tensor, p: Tensor) -> Pair:
         """The map, q and p of shape (*batch, d)."""

@@ -188,8 +188,8 @@ class _Walk(torch.autograd.Function):
                 "a second derivative (create_graph=True) was asked of memory = 'constant', expected memory = 'stored', "
                 "which keeps the graph"
             )
-        states = ctx.saved_tensors[0] if ctx.record else ctx.saved_tensors[:2]
-        tensors = ctx.saved_tensors[1 if ctx.record else 2 :]
+        saved = ctx.saved_tensors  # once: a checkpoint around this computes them anew
+        states, tensors = (saved[0], saved[1:]) if ctx.record else (saved[:2], saved[2:])
         with torch.autocast(**ctx.autocast):
             g, found, missed = _back(ctx, states, cotangents[0], None)
             if missed > _allowed(states[-1]):
