@@ -31,6 +31,7 @@ import peers  # noqa: E402
 import pixel_pendulum  # noqa: E402
 import planar  # noqa: E402
 import report  # noqa: E402
+import run as benchmarks  # noqa: E402
 import runner  # noqa: E402
 
 
@@ -320,6 +321,18 @@ def test_figures_are_compared_with_those_that_were_committed(tmp_path: Path) -> 
     assert last.compare(rows, [{**rows[0], "value": 6.0}])[0].endswith("x 0.500  worse")
     assert last.compare(rows, [{**rows[0], "config": "other"}]) == []
     assert last.committed(tmp_path / "metrics.json") == []
+
+
+def test_every_benchmark_has_its_figures() -> None:
+    rows = json.loads((ROOT / "results" / "benchmarks" / "metrics.json").read_text())
+    cases = benchmarks.CASES
+    assert {row["case"] for row in rows} == set(cases)
+    assert not [row["case"] for row in rows if row["metric"] == "failed"]
+    depths = {f"{case}.png" for case in benchmarks.DEPTHS}
+    assert {path.name for path in (ROOT / "results" / "benchmarks").glob("*.png")} == {
+        "batch.png",
+        "dimension.png",
+    } | depths
 
 
 def test_quick_run_of_calibration(tmp_path: Path) -> None:
